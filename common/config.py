@@ -1,0 +1,274 @@
+"""federation.toml as frozen pydantic models: the only place where input is validated.
+
+Inside, types are trusted. Each field is explained in its ``description``, from which
+``docs/configuration.md`` is generated (`common.reference`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
+
+from common.sharing import FEDERATED
+from common.toml import commented, read_toml, validate
+
+MethodName = Literal["fedavg", "fedprox", "fedper", "fedrep", "fedbn", "ditto"]
+BatchNorm = Literal["frozen", "adapt", "train"]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+def _several_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) == 1:
+        raise ValueError(f"must be at least two classes, got {list(names)}; or leave it empty")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"must be distinct names, got {twice[0]!r} twice")
+    return names
+
+
+# A TOML array is a list; strictness about the container would refuse it, that about what is
+# inside stays.
+ClassNames = Annotated[tuple[str, ...], Strict(False), AfterValidator(_several_names)]
+Channels = Annotated[tuple[float, float, float], Strict(False)]
+Spreads = Annotated[tuple[Positive, Positive, Positive], Strict(False)]
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class TrainingConfig(Section):
+    """How a plant trains, in rounds and alone."""
+
+    batch_size: int = Field(16, ge=2, description="Images a step.")
+    learning_rate: Positive = Field(
+        3e-4, description="AdamW step of the backbone's last stage after warm-up."
+    )
+    head_learning_rate: Positive = Field(1e-3, description="AdamW step of the head.")
+    stage_decay: float = Field(
+        1.0, gt=0, le=1, description="Each stage further from the head learns this much slower."
+    )
+    weight_decay: NotNegative = Field(1e-4, description="AdamW weight decay.")
+    label_smoothing: float = Field(
+        0.1, ge=0, lt=1, description="Share of the target spread over all classes."
+    )
+    head_epochs: int = Field(
+        300, ge=0, description="Passes of the head over cached features before the backbone moves."
+    )
+    epochs: int = Field(
+        30, ge=1, description="Passes over the data when a plant trains alone or fine-tunes."
+    )
+    patience: int = Field(
+        10, ge=1, description="Stop after this many epochs without a better validation loss."
+    )
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="Share of the steps over which the step size grows from 0."
+    )
+    clip_norm: Positive = Field(5.0, description="Largest gradient norm.")
+    batch_norm: BatchNorm = Field(
+        "frozen",
+        description="Batch-norm statistics: `frozen` keeps those of the release; `adapt` "
+        "re-estimates them on the plant's data before training, then keeps them; `train` moves "
+        "them with every batch (harmful below some hundred images).",
+    )
+    freeze_until: str = Field(
+        "", description="Stages before this one do not train, for example `features.14`."
+    )
+    augment: NotNegative = Field(
+        1.0, description="Strength of flips, turns and light; 0 turns augmentation off."
+    )
+
+
+class MethodConfig(Section):
+    """Numbers of the single methods."""
+
+    l2sp: NotNegative = Field(0.01, description="`l2sp`: weight of the pull to the source.")
+    prox: NotNegative = Field(0.01, description="`fedprox`: weight of the pull to the release.")
+    ditto: NotNegative = Field(
+        0.1, description="`ditto`: weight of the personal model's pull to the release."
+    )
+    personal_norm: bool = Field(
+        False, description="Normalisation layers stay at the plant, under any method."
+    )
+    personal_fine_tune: bool = Field(
+        True, description="Fine-tune the last release at the plant before it may be adopted."
+    )
+
+
+class ServerConfig(Section):
+    """How the centre combines replies, and which it refuses."""
+
+    optimiser: Literal["mean", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = Field(
+        "mean", description="What turns the mean update into the next release."
+    )
+    learning_rate: Positive = Field(1.0, description="Server step.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="First-moment decay (not for `mean`).")
+    second_momentum: float = Field(
+        0.99, ge=0, lt=1, description="Second-moment decay of `fedadam` and `fedyogi`."
+    )
+    tau: Positive = Field(1e-3, description="Adaptivity floor of the adaptive optimisers.")
+    max_weight: int = Field(
+        1000, ge=1, le=1_000_000, description="A plant counts for at most this many examples."
+    )
+    max_update_norm: Positive = Field(
+        100.0, description="A reply whose update has a larger Euclidean norm is refused."
+    )
+
+
+class PlantSection(Section):
+    """What the simulation should know of one plant."""
+
+    classes: ClassNames = Field((), description="Use only these class folders; empty means all.")
+    good: str = Field("", description="The class of good parts; escape rate needs it.")
+
+    @model_validator(mode="after")
+    def _good_is_a_class(self) -> Self:
+        if self.good and self.classes and self.good not in self.classes:
+            raise ValueError(f"good must be one of classes {list(self.classes)}, got {self.good!r}")
+        return self
+
+
+class FederationConfig(Section):
+    """federation.toml."""
+
+    name: str = Field("federation", min_length=1, max_length=64, description="Shown in reports.")
+    task: Literal["image-classification"] = Field(
+        "image-classification", description="What the plants learn."
+    )
+    backbone: str = Field(
+        "mobilenet_v2", min_length=1, description="A torchvision classification model."
+    )
+    weights: str = Field(
+        "DEFAULT",
+        min_length=1,
+        description="Source weights: a torchvision weight name, `DEFAULT`, `none`, or the path of "
+        "a `.safetensors` or `.pth` file (relative to this file).",
+    )
+    mean: Channels | None = Field(
+        None,
+        description="Input mean a channel; default: that of the weights.",
+        examples=[(0.485, 0.456, 0.406)],
+    )
+    std: Spreads | None = Field(
+        None,
+        description="Input deviation a channel; default: that of the weights.",
+        examples=[(0.229, 0.224, 0.225)],
+    )
+    image_size: int = Field(96, ge=32, le=1024, description="Side of the square input, pixels.")
+    classes: ClassNames = Field(
+        (), description="Class names, where the head travels (`fedavg`, `fedprox`)."
+    )
+    method: MethodName = Field("fedper", description="How plants learn together.")
+    rounds: int = Field(10, ge=0, description="Rounds of training.")
+    local_epochs: int = Field(1, ge=1, description="Passes over a plant's data in a round.")
+    min_plants: int = Field(2, ge=1, description="A round with fewer replies is skipped.")
+    fraction: float = Field(
+        1.0, gt=0, le=1, description="Share of the connected plants that a round asks."
+    )
+    round_deadline: Positive = Field(3600.0, description="Seconds a plant may take for a round.")
+    labels_per_class: int | None = Field(
+        None,
+        ge=2,
+        description="Labelled images a class, training and validation together; default: all but "
+        "the test's.",
+        examples=[20],
+    )
+    test_per_class: int | None = Field(
+        None, ge=1, description="At most this many test images a class.", examples=[150]
+    )
+    seed: int = Field(0, ge=0, description="Of splits, shuffles and augmentation.")
+    threads: int = Field(1, ge=1, description="CPU threads a plant trains with.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train.")
+    adoption_margin: NotNegative = Field(
+        0.0, description="How much worse on validation a release may be and still be adopted."
+    )
+    false_reject_budget: float = Field(
+        0.05, gt=0, lt=1, description="Share of good parts that may be rejected; for escape rate."
+    )
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
+    methods: MethodConfig = Field(default_factory=lambda: MethodConfig())
+    server: ServerConfig = Field(default_factory=lambda: ServerConfig())
+    plants: dict[str, PlantSection] = Field(
+        default_factory=dict, description="Per plant, by folder name."
+    )
+
+    @property
+    def norm_travels(self) -> bool:
+        """Whether normalisation layers are part of an update."""
+        return FEDERATED[self.method].norm and not self.methods.personal_norm
+
+    @model_validator(mode="after")
+    def _mean_and_std_together(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            given, wanted = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ValueError(f"{wanted} must be given together with {given}, got none")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_head_needs_equal_classes(self) -> Self:
+        if not FEDERATED[self.method].head:
+            return self
+        expected = self.classes
+        for name, plant in self.plants.items():
+            expected = expected or plant.classes
+            if plant.classes and set(plant.classes) != set(expected):
+                raise ValueError(
+                    f"plants.{name}.classes must be {list(expected)} as elsewhere, because "
+                    f"{self.method} shares the head, got {list(plant.classes)}; or use fedper"
+                )
+        return self
+
+
+class PlantConfig(Section):
+    """plant.toml: what one plant knows of itself."""
+
+    name: str = Field(min_length=1, max_length=64, description="The plant's name in reports.")
+    data: str = Field(
+        min_length=1, description="Folder with one folder of images a class; absolute, or "
+        "relative to this file."
+    )  # fmt: skip
+    classes: ClassNames = Field((), description="Use only these class folders; empty means all.")
+    good: str = Field("", description="The class of good parts; escape rate needs it.")
+    labels_per_class: int | None = Field(
+        None, ge=2, description="Labelled images a class, training and validation together."
+    )
+    test_per_class: int | None = Field(
+        None, ge=1, description="At most this many test images a class."
+    )
+    seed: int = Field(0, ge=0, description="Of the split.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train.")
+    adoption_margin: NotNegative = Field(
+        0.0, description="How much worse on validation a release may be and still be adopted."
+    )
+
+
+def load_federation(path: Path) -> FederationConfig:
+    """Read federation.toml.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or not TOML; or with one line for each wrong key.
+    """
+    values = read_toml(path, hint="write one with `transferline-sim init`")
+    return validate(FederationConfig, values, name=str(path))
+
+
+def load_plant(path: Path) -> PlantConfig:
+    """Read plant.toml; as `load_federation`."""
+    return validate(PlantConfig, read_toml(path), name=str(path))
+
+
+def template() -> str:
+    """Return a federation.toml with every key, explained, at its default."""
+    return commented(
+        FederationConfig,
+        title="federation.toml: every key at its default. Change some, delete the rest.",
+    )

@@ -1,0 +1,80 @@
+"""Writes docs/configuration.md from the models: ``python -m common.reference``.
+
+A test compares the file with the models, so that the reference stays true.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from common.config import FederationConfig, PlantConfig
+from common.rules import rule, subsection, tables
+from common.toml import literal
+
+TARGET = Path("docs/configuration.md")
+
+_FEDERATION = """\
+# Configuration
+
+This page is generated from `common/config.py` by `python -m common.reference`. In both files
+unknown keys are refused, and every mistake is reported at once, one line each.
+
+## federation.toml
+
+One file describes a federation: what is learned, how plants train and how the centre combines
+their replies. Every key has a default, so an empty file is valid; `transferline-sim init` writes
+one with every key in it.
+"""
+
+_PLANT = """\
+## plant.toml
+
+What one plant knows of itself. It stays at the plant.
+"""
+
+
+def configuration() -> str:
+    """Return the reference of federation.toml and plant.toml as Markdown."""
+    fields = FederationConfig.model_fields
+    parts = [_FEDERATION, _table(fields)]
+    for name, field in fields.items():
+        inner, named = subsection(field), tables(field)
+        if inner is not None:
+            parts.append(f"### `[{name}]`\n\n{inner.__doc__}\n\n{_table(inner.model_fields)}")
+        elif named is not None:
+            parts.append(f"### `[{name}.NAME]`\n\n{named.__doc__}\n\n{_table(named.model_fields)}")
+    return "\n".join([*parts, _PLANT, _table(PlantConfig.model_fields)])
+
+
+def main(target: Path = TARGET) -> None:
+    """Write the reference."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(configuration(), encoding="utf-8")
+    sys.stdout.write(f"wrote {target}\n")
+
+
+def _table(fields: dict[str, FieldInfo]) -> str:
+    rows = [
+        f"| `{name}` | {_cell(rule(field))} | {_default(field)} | {_cell(field.description)} |"
+        for name, field in fields.items()
+        if subsection(field) is None and tables(field) is None
+    ]
+    return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    return "not set" if value is None else f"`{literal(value)}`"
+
+
+def _cell(text: str | None) -> str:
+    return (text or "").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""TOML files in and out: read, validate with one line an error, write with comments.
+
+Every mistake in a file is reported at once, each as
+``federation.toml: rounds must be a whole number of at least 0, got -3``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from common.errors import ConfigError
+from common.rules import rule, subsection, tables
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_toml(path: Path, *, hint: str = "see docs/configuration.md") -> dict[str, Any]:
+    """Read a TOML file; ``hint`` says what to do if it is not there.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, unreadable or not TOML; with the line where it is known.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; {hint}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: must be UTF-8 text, got other bytes") from error
+    except tomllib.TOMLDecodeError as error:
+        what, line = re.fullmatch(
+            r"(.*?)(?: \(at (?:line (\d+), column \d+|end of document)\))?", str(error), re.DOTALL
+        ).groups()  # type: ignore[union-attr]  # matches any text
+        where = f"line {line}" if line else "last line"
+        raise ConfigError(f"{path}: {where}: {what[:1].lower()}{what[1:]}") from error
+
+
+def validate(model: type[Model], values: Mapping[str, Any], *, name: str) -> Model:
+    """Build a model from the values of a file.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each mistake, each beginning with ``name``.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = dict.fromkeys(_line(model, values, detail) for detail in error.errors())
+        raise ConfigError("\n".join(f"{name}: {line}" for line in lines)) from error
+
+
+def keys(model: type[BaseModel], *, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield (dotted key, field) of a file, tables opened; ``NAME`` stands for a name of choice."""
+    for name, field in model.model_fields.items():
+        inner, named = subsection(field), tables(field)
+        if inner is not None:
+            yield from keys(inner, prefix=f"{prefix}{name}.")
+        elif named is not None:
+            yield from keys(named, prefix=f"{prefix}{name}.NAME.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def commented(model: type[BaseModel], *, title: str) -> str:
+    """Return a TOML file that holds every key with its default and explains each.
+
+    A key without a default is commented out, with the first of its examples.
+    """
+    lines = [f"# {title}", ""]
+    for name, field in model.model_fields.items():
+        if subsection(field) is None and tables(field) is None:
+            lines += _entry(name, field)
+    for name, field in model.model_fields.items():
+        inner, named = subsection(field), tables(field)
+        if inner is not None:
+            lines += ["", f"# {inner.__doc__}", f"[{name}]"]
+            lines += [line for entry in inner.model_fields.items() for line in _entry(*entry)]
+        elif named is not None:
+            example = [line for entry in named.model_fields.items() for line in _entry(*entry)]
+            lines += ["", f"# {named.__doc__}", f"# [{name}.NAME]", *(f"# {x}" for x in example)]
+    return "\n".join(lines) + "\n"
+
+
+def literal(value: Any) -> str:
+    """Write a value as in a TOML file."""
+    if isinstance(value, dict):
+        return "a table"
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError:  # a date or a time, which JSON has not
+        return str(value)
+
+
+def _entry(name: str, field: FieldInfo) -> list[str]:
+    note = textwrap.wrap(f"{field.description} ({rule(field)})", 96, break_on_hyphens=False)
+    default = field.get_default(call_default_factory=True)
+    if default is None:
+        entry = f"# {name} = {literal((field.examples or ['...'])[0])}"
+    else:
+        entry = f"{name} = {literal(default)}"
+    return [*(f"# {line}" for line in note), entry]
+
+
+def _line(model: type[BaseModel], values: Mapping[str, Any], detail: ErrorDetails) -> str:
+    """Translate one of pydantic's findings."""
+    key, field, value = _locate(model, values, detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{key} is not a known key{_hint(model, key)}"
+    if detail["type"] == "value_error":
+        said = str(detail["ctx"]["error"])
+        return f"{key} {said}" if field is not None else f"{key}.{said}".lstrip(".")
+    wanted = rule(field) if field is not None else "a table"
+    if detail["type"] == "missing" and value is None:
+        return f"{key} must be given: {wanted}"
+    return f"{key} must be {wanted}, got {_shorten(literal(value))}"
+
+
+def _locate(
+    model: type[BaseModel], values: Any, place: tuple[int | str, ...]
+) -> tuple[str, FieldInfo | None, Any]:
+    """Follow pydantic's path to a key; a place inside a list counts as the list's key.
+
+    Returns
+    -------
+    The dotted key, its field (None for a table), and the value that was given.
+    """
+    inside: type[BaseModel] | None = model
+    by_name: type[BaseModel] | None = None
+    field: FieldInfo | None = None
+    parts: list[str] = []
+    for step in place:
+        if not isinstance(step, str) or step == "[key]":
+            break
+        parts.append(step)
+        values = values.get(step) if isinstance(values, Mapping) else None
+        if by_name is not None:
+            inside, by_name, field = by_name, None, None
+        elif inside is not None and step in inside.model_fields:
+            field = inside.model_fields[step]
+            inside, by_name = subsection(field), tables(field)
+            if inside is not None or by_name is not None:
+                field = None
+    return ".".join(parts), field, values
+
+
+def _hint(model: type[BaseModel], key: str) -> str:
+    """Name the known key that was probably meant: the same name elsewhere, or a near one."""
+    known = [*(name for name, _ in keys(model)), *model.model_fields]
+    parts = key.split(".")
+    if tables(model.model_fields.get(parts[0], FieldInfo())) is not None:
+        known = [name.replace(".NAME.", f".{parts[1]}.") for name in known]
+    lasts = [name.rsplit(".", 1)[-1] for name in known]
+    meant = (
+        [name for name, last in zip(known, lasts, strict=True) if last == parts[-1]]
+        or difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+        or [known[lasts.index(x)] for x in difflib.get_close_matches(parts[-1], lasts, n=1)]
+    )
+    return f"; did you mean {meant[0]}?" if meant else "; see docs/configuration.md"
+
+
+def _shorten(text: str, *, limit: int = 80) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."

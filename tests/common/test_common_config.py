@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from common.config import FederationConfig, load_federation, load_plant, template
+from common.errors import ConfigError
+
+
+def load(folder: Path, text: str) -> FederationConfig:
+    file = folder / "federation.toml"
+    file.write_text(text)
+    return load_federation(file)
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == FederationConfig()
+
+
+def test_the_template_gives_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, template()) == FederationConfig()
+
+
+def test_every_line_of_the_template_can_be_switched_on(tmp_path: Path) -> None:
+    text = "\n".join(
+        line.removeprefix("# ")
+        if line.startswith(("# mean", "# std", "# labels", "# test"))
+        else line
+        for line in template().splitlines()
+    )
+    read = load(tmp_path, text)
+    assert read.mean is not None
+    assert read.std is not None
+    assert read.labels_per_class is not None
+    assert read.test_per_class is not None
+
+
+def test_a_whole_file(tmp_path: Path) -> None:
+    read = load(
+        tmp_path,
+        """
+        backbone = "resnet18"
+        weights = "none"
+        mean = [0.5, 0.5, 0.5]
+        std = [0.2, 0.2, 0.2]
+        method = "fedavg"
+        classes = ["good", "scratch"]
+        labels_per_class = 5
+        [training]
+        learning_rate = 1
+        [plants.steel]
+        good = "good"
+        """,
+    )
+    assert read.classes == ("good", "scratch")
+    assert read.training.learning_rate == 1.0
+    assert read.plants["steel"].good == "good"
+
+
+def test_a_config_survives_json(tmp_path: Path) -> None:
+    config = load(
+        tmp_path, "mean=[0.5,0.5,0.5]\nstd=[1,1,1]\nclasses=['a','b']\n[plants.p]\ngood='a'"
+    )
+    assert FederationConfig.model_validate(json.loads(config.model_dump_json())) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("rounds = -3", "rounds must be a whole number of at least 0, got -3"),
+        ("backbone = ''", "backbone must be text of 1 or more characters"),
+        ("mean = [0.5, 0.5, 0.5]", "std must be given together with mean, got none"),
+        ("std = [0.5, 0.5, 0.5]", "mean must be given together with std, got none"),
+        ("mean=[0.5,0.5,0.5]\nstd=[0,1,1]", "std must be a list of 3 numbers above 0"),
+        ("classes = ['a']", "classes must be at least two classes, got ['a']"),
+        ("classes = ['a', 'b', 'a']", "classes must be distinct names, got 'a' twice"),
+        ("round_deadline = inf", "round_deadline must be a number above 0"),
+        ("[training]\nlearning_rate = nan", "training.learning_rate must be a number above 0"),
+        ("method = 'local'", "method must be one of fedavg, fedprox, fedper"),
+        (
+            "[plants.steel]\nclasses = ['a', 'b']\ngood = 'c'",
+            "plants.steel.good must be one of classes ['a', 'b'], got 'c'",
+        ),
+        (
+            "method='fedavg'\n[plants.a]\nclasses=['x','y']\n[plants.b]\nclasses=['x','z']",
+            "plants.b.classes must be ['x', 'y'] as elsewhere, because fedavg shares the head",
+        ),
+        (
+            "method='fedprox'\nclasses=['x','y']\n[plants.b]\nclasses=['x','z']",
+            "plants.b.classes must be ['x', 'y'] as elsewhere, because fedprox shares the head",
+        ),
+    ],
+)
+def test_mistakes(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, text)
+    assert f"federation.toml: {complaint}" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_other_classes_are_fine_where_heads_stay_at_home(tmp_path: Path) -> None:
+    text = "[plants.a]\nclasses=['x','y']\n[plants.b]\nclasses=['x','z']"
+    assert load(tmp_path, f"method='fedper'\n{text}").plants.keys() == {"a", "b"}
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such file; write one with `transferline-sim init`"):
+        load_federation(tmp_path / "federation.toml")
+
+
+def test_values_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        FederationConfig().rounds = 3  # type: ignore[misc]
+
+
+def test_a_plant_must_say_who_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "plant.toml"
+    file.write_text("seed = 1")
+    with pytest.raises(ConfigError) as error:
+        load_plant(file)
+    assert str(error.value).splitlines() == [
+        f"{file}: name must be given: text of 1 to 64 characters",
+        f"{file}: data must be given: text of 1 or more characters",
+    ]
+
+
+def test_the_template_is_toml_without_surprises() -> None:
+    assert set(tomllib.loads(template())) <= set(FederationConfig.model_fields)
