@@ -1,0 +1,1 @@
+"""The centre: rounds, releases, state. Never imports client; needs no torch."""

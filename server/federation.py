@@ -1,0 +1,273 @@
+"""The round loop: ask a cohort, count its replies, step to the next release, commit.
+
+It knows plants only through a `Fleet` (Flower's Grid, worker processes, whatever comes) and
+state only through `server.store` and `server.releases`. A kill at any moment loses at most the
+round in progress: its order was stored before it went out, a resumed run asks the same again,
+and plants answer the same order with the same bytes.
+
+Releases depend on the configuration, the source and the plants' answers alone, not on who
+answers first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from common.config import FederationConfig
+from common.errors import ConfigError, UpdateError
+from common.orders import Kind, Order, Release, Reply
+from server.chain import Chain
+from server.events import Event, ReplyArrived, RoundClosed, RoundStarted, Waiting
+from server.store import COMMITTED, OPEN, SKIPPED, RoundRow, timestamp
+from server.tally import LATE, Tally
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at who is connected.
+POLL = 0.2
+
+
+class Fleet(Protocol):
+    """The plants, however they are reached."""
+
+    def plants(self) -> list[str]:
+        """Return the names of the plants that are connected, sorted."""
+        ...
+
+    def ask(self, order: Order, release: Release) -> Iterator[Reply]:
+        """Send the order to its cohort and yield replies as they arrive.
+
+        Ends when all have answered, or ``order.deadline`` seconds after the call at the latest.
+        """
+        ...
+
+
+class Federation:
+    """A run, from its source weights to the order to adopt its last release.
+
+    Parameters
+    ----------
+    home : the run folder. If it holds this run already, the run continues.
+    config : with ``mean`` and ``std`` resolved, so that a release says how images are prepared.
+    source : release 0.
+    travelling : names of the source's tensors that updates cover.
+    run : name of the run.
+    clock : monotonic seconds.
+    events : told what happens, as it happens.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration cannot be run.
+    StateError
+        If the folder cannot be used, or holds another run, or this one with another
+        configuration or source.
+    UpdateError
+        If ``travelling`` names no tensor, or one that the source has not.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        fleet: Fleet,
+        config: FederationConfig,
+        source: Release,
+        travelling: frozenset[str],
+        run: str,
+        clock: Callable[[], float] = time.monotonic,
+        events: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        _check(config, source, travelling)
+        self._fleet, self._config, self._run = fleet, config, run
+        self._clock, self._events = clock, events
+        self._chain = Chain(home, config=config, source=source, travelling=travelling, run=run)
+
+    @property
+    def release(self) -> Release:
+        """The release in force."""
+        return self._chain.release
+
+    def run(self) -> Release:
+        """Hold the rounds that are left, then ask every plant to adopt the last release.
+
+        Returns
+        -------
+        Release
+            The last one.
+
+        Raises
+        ------
+        StateError
+            If state cannot be written, or another program took the run. Continue by making a new
+            `Federation` on the same folder.
+        AggregationError
+            If the server's numbers leave no sound sum or step.
+        """
+        rounds = self._chain.tenure.rounds()
+        for number in range(1, self._config.rounds + 2):
+            held = rounds.get(number)
+            if held is None or held.outcome == OPEN:
+                kind = Kind.TRAIN if number <= self._config.rounds else Kind.ADOPT
+                self._hold(number, kind, held)
+        return self._chain.release
+
+    def _hold(self, number: int, kind: Kind, held: RoundRow | None) -> None:
+        """Hold one round; ``held`` is its row if it was begun before."""
+        started = self._clock()
+        row = held or RoundRow(
+            run=self._run,
+            number=number,
+            kind=str(kind),
+            release=self._chain.hash,
+            cohort=[],
+            outcome=OPEN,
+            started=timestamp(),
+        )
+        connected, needed = self._gather(row)
+        if len(connected) < needed:
+            row.reason = f"{len(connected)} of {needed} plants connected"
+            self._close(row, None, started)
+            return
+        if held is None:
+            row.cohort = self._cohort(number, kind, connected)
+            self._chain.tenure.begin(row)
+        tally = self._ask(row)
+        row.replies, row.refused = list(tally.rows.values()), dict(tally.refused)
+        needed = self._config.min_plants if kind is Kind.TRAIN else 1
+        if len(tally.done) < needed:
+            row.reason = f"{len(tally.done)} of {needed} replies counted"
+        self._close(row, tally, started)
+
+    def _gather(self, row: RoundRow) -> tuple[list[str], int]:
+        """Wait for plants; return who of those asked is connected, and how many are needed.
+
+        A round that was begun before waits for its whole cohort, but goes on with the quorum.
+        """
+        quorum = self._config.min_plants if row.kind == Kind.TRAIN else 1
+        wanted = len(row.cohort) or quorum
+        until = self._clock() + self._config.round_deadline
+        told = -1
+        while True:
+            connected = sorted(set(self._fleet.plants()))
+            if row.cohort:
+                connected = [plant for plant in row.cohort if plant in connected]
+            left = until - self._clock()
+            if len(connected) >= wanted or left <= 0:
+                return connected, quorum
+            if len(connected) != told:
+                told = len(connected)
+                self._events(Waiting(round=row.number, connected=told, needed=wanted))
+            time.sleep(min(POLL, left))
+
+    def _cohort(self, number: int, kind: Kind, connected: list[str]) -> list[str]:
+        """Choose by seed and round, the same on every machine and in whatever order they came."""
+        size = len(connected)
+        if kind is Kind.TRAIN:
+            size = max(self._config.min_plants, math.ceil(self._config.fraction * size))
+
+        def lot(plant: str) -> bytes:
+            return hashlib.sha256(f"{self._config.seed}/{number}/{plant}".encode()).digest()
+
+        return sorted(sorted(connected, key=lot)[:size])
+
+    def _ask(self, row: RoundRow) -> Tally:
+        order = Order(
+            run=self._run,
+            round=row.number,
+            kind=Kind(row.kind),
+            release=self._chain.hash,
+            cohort=tuple(row.cohort),
+            deadline=self._config.round_deadline,
+            config=self._config,
+        )
+        tally = Tally(order, self.release, schema=self._chain.schema, config=self._config)
+        self._events(
+            RoundStarted(
+                round=row.number,
+                rounds=self._config.rounds,
+                kind=order.kind,
+                cohort=order.cohort,
+            )
+        )
+        started = self._clock()
+        replies = self._fleet.ask(order, self.release)
+        try:
+            for reply in replies:
+                seconds = self._clock() - started
+                if seconds > order.deadline:
+                    break
+                outcome, reason = tally.take(reply)
+                self._tell(row.number, reply.plant, (outcome, reason), seconds)
+        finally:
+            # A generator's own clean-up runs now, not when memory is collected.
+            close = getattr(replies, "close", None)
+            if close is not None:
+                close()
+        for plant in tally.close():
+            said = (LATE, tally.rows[plant].reason)
+            self._tell(row.number, plant, said, self._clock() - started)
+        return tally
+
+    def _tell(self, number: int, plant: str, said: tuple[str, str], seconds: float) -> None:
+        outcome, reason = said
+        self._events(
+            ReplyArrived(round=number, plant=plant, outcome=outcome, reason=reason, seconds=seconds)
+        )
+        if outcome != "done":
+            log.warning("round %d: %s %s %s", number, plant, outcome, reason)
+
+    def _close(self, row: RoundRow, tally: Tally | None, started: float) -> None:
+        """Step if the round may, commit it, tell."""
+        row.outcome = SKIPPED if row.reason else COMMITTED
+        row.seconds = self._clock() - started
+        if row.outcome == COMMITTED and tally is not None and tally.mean is not None:
+            weights = {plant: tally.rows[plant].weight for plant in tally.done}
+            self._chain.advance(row, tally.mean, weights=weights)
+        else:
+            row.result = self._chain.hash
+            self._chain.tenure.close(row)
+        counted = 0 if tally is None else len(tally.done)
+        closed = RoundClosed(
+            round=row.number,
+            rounds=self._config.rounds,
+            kind=Kind(row.kind),
+            outcome=row.outcome,
+            reason=row.reason,
+            release=self._chain.hash,
+            seconds=row.seconds,
+            counted=counted,
+        )
+        self._events(closed)
+        log.info(
+            "round %d of %d (%s) %s: %d of %d replies, release %s, %.1f s%s",
+            closed.round, closed.rounds, closed.kind, closed.outcome, counted, len(row.cohort),
+            closed.release[:12], closed.seconds, f"; {row.reason}" if row.reason else "",
+        )  # fmt: skip
+
+
+def _check(config: FederationConfig, source: Release, travelling: frozenset[str]) -> None:
+    unknown = sorted(travelling - source.schema.shapes.keys())
+    if unknown or not travelling:
+        raise UpdateError(f"travelling must name tensors of the source, got {unknown or 'none'}")
+    if config.mean is None or config.std is None:
+        raise ConfigError(
+            "mean and std must be those of the source weights, got none; take them from the "
+            "loaded source, so that a release says how images are prepared for it"
+        )
+    if (
+        config.server.optimiser != "mean"
+        and config.norm_travels
+        and config.training.batch_norm != "frozen"
+    ):
+        raise ConfigError(
+            f"training.batch_norm must be 'frozen' under server.optimiser "
+            f"{config.server.optimiser!r}, got {config.training.batch_norm!r}: its steps would "
+            "take running variances below zero; or set methods.personal_norm"
+        )

@@ -1,0 +1,130 @@
+"""What has come in for one order: who answered what, and the mean of what was counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from common.config import FederationConfig
+from common.errors import UpdateError
+from common.orders import Kind, Order, Outcome, Release, Reply
+from common.update import Schema
+from server.admission import Rejected, admit
+from server.aggregation import Mean
+from server.store import ReplyRow
+
+#: Outcomes beside those of `common.orders.Outcome`.
+REJECTED, LATE = "rejected", "late"
+
+_LONGEST_REASON = 500
+
+
+class Tally:
+    """Takes the replies to one order as they arrive.
+
+    Parameters
+    ----------
+    schema : of the update that the order asks for.
+
+    Attributes
+    ----------
+    rows : by plant, for every plant that answered.
+    refused : replies refused, by reason code; also those that no plant's row stands for.
+    mean : of the counted updates; None unless the order asks for updates.
+
+    Raises
+    ------
+    AggregationError
+        If the configuration leaves no room for a sum over the cohort.
+    """
+
+    def __init__(
+        self, order: Order, release: Release, *, schema: Schema, config: FederationConfig
+    ) -> None:
+        self._order = order
+        self._schema = schema
+        self._config = config
+        self._bytes_down = release.vector.nbytes + len(order.to_json())
+        self.rows: dict[str, ReplyRow] = {}
+        self.refused: Counter[str] = Counter()
+        self.mean: Mean | None = None
+        if order.kind is Kind.TRAIN:
+            self.mean = Mean(
+                schema.size,
+                plants=len(order.cohort),
+                max_weight=config.server.max_weight,
+                bound=config.server.max_update_norm,
+            )
+
+    @property
+    def done(self) -> list[str]:
+        """Plants whose answer counts, sorted."""
+        return sorted(row.plant for row in self.rows.values() if row.outcome == Outcome.DONE)
+
+    @property
+    def missing(self) -> list[str]:
+        """Plants that have not answered, sorted."""
+        return sorted(set(self._order.cohort) - self.rows.keys())
+
+    def take(self, reply: Reply) -> tuple[str, str]:
+        """Count a reply in or refuse it; return (outcome, reason)."""
+        weight = 0
+        try:
+            admit(
+                reply,
+                order=self._order,
+                schema=self._schema,
+                config=self._config,
+                answered=self.rows.keys(),
+            )
+            if self.mean is not None and reply.vector is not None:
+                weight = self.mean.add(reply.vector, weight=reply.weight)
+        except UpdateError as error:
+            return self._refuse(reply, error)
+        row = self._row(reply.plant, str(reply.outcome), reply.reason)
+        row.weight = weight
+        row.scores = {stage: dict(values) for stage, values in reply.scores.items()}
+        row.seconds, row.notes = dict(reply.seconds), dict(reply.notes)
+        row.bytes_up = _bytes_up(reply)
+        return row.outcome, row.reason
+
+    def close(self) -> list[str]:
+        """Write down who is late, and return them, sorted."""
+        late = self.missing
+        for plant in late:
+            self._row(plant, LATE, f"no answer within {self._order.deadline:g} s")
+        return late
+
+    def _refuse(self, reply: Reply, error: UpdateError) -> tuple[str, str]:
+        self.refused[error.code] += 1
+        reason = f"{error.code}: {error}"[:_LONGEST_REASON]
+        # These three are not this plant's answer to this order, which may still come or has come.
+        if not (isinstance(error, Rejected) and error.code in ("stale", "stranger", "twice")):
+            self._row(reply.plant, REJECTED, reason).bytes_up = _bytes_up(reply)
+        return REJECTED, reason
+
+    def _row(self, plant: str, outcome: str, reason: str) -> ReplyRow:
+        row = ReplyRow(
+            run=self._order.run,
+            round=self._order.round,
+            plant=plant,
+            outcome=outcome,
+            reason=reason[:_LONGEST_REASON],
+            weight=0,
+            scores={},
+            seconds={},
+            notes={},
+            bytes_up=0,
+            bytes_down=self._bytes_down,
+        )
+        self.rows[plant] = row
+        return row
+
+
+def _bytes_up(reply: Reply) -> int:
+    try:
+        head = len(reply.head())
+    except (TypeError, ValueError):  # refused for that very reason
+        head = 0
+    return head + (reply.vector.nbytes if isinstance(reply.vector, np.ndarray) else 0)

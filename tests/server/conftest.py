@@ -1,0 +1,141 @@
+"""A fleet of small numpy plants: an implementation of the seam, not a mock."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.config import FederationConfig
+from common.orders import Kind, Order, Outcome, Release, Reply
+from common.update import Schema
+from server.federation import Federation
+
+SCHEMA = Schema({"backbone.a": (40, 3), "backbone.norm": (7,), "backbone.b": (11,)})
+TRAVELLING = frozenset({"backbone.a", "backbone.b"})
+
+
+class Plants:
+    """Plants whose answer is half the way to a target of their own, and a little noise.
+
+    Attributes
+    ----------
+    asked : (kind, round, plant) of every answer that was worked out.
+    spoil : changes a reply before it is yielded; may yield several, or none.
+    """
+
+    def __init__(self, names: tuple[str, ...] = ("ash", "elm", "oak")) -> None:
+        self.names = names
+        self.order_of_arrival: Callable[[list[str]], list[str]] = list
+        self.spoil: Callable[[Reply], list[Reply]] = lambda reply: [reply]
+        self.before: Callable[[str, Order], None] = lambda plant, order: None
+        self.asked: list[tuple[Kind, int, str]] = []
+        self.outbox: dict[tuple[str, str], tuple[str, Reply]] = {}
+
+    def plants(self) -> list[str]:
+        return sorted(self.names)
+
+    def ask(self, order: Order, release: Release) -> Iterator[Reply]:
+        here = [plant for plant in order.cohort if plant in self.names]
+        for plant in self.order_of_arrival(here):
+            self.before(plant, order)
+            yield from self.spoil(self.answer(plant, order, release))
+
+    def answer(self, plant: str, order: Order, release: Release) -> Reply:
+        text, key = order.to_json(), (plant, order.key)
+        if key in self.outbox:
+            before, reply = self.outbox[key]
+            assert before == text, "a different order for an answered round"
+            return reply
+        self.asked.append((order.kind, order.round, plant))
+        seed = hashlib.sha256(f"{plant}/{order.key}".encode()).digest()
+        draws = np.random.default_rng(list(seed))
+        schema = release.schema.subset(TRAVELLING)
+        values = {name: release.schema.unflatten(release.vector)[name] for name in schema.shapes}
+        target = float(seed[0]) / 255
+        delta = 0.5 * (target - schema.flatten(values)) + 0.01 * draws.normal(size=schema.size)
+        trains = order.kind is Kind.TRAIN
+        reply = Reply(
+            plant=plant,
+            run=order.run,
+            round=order.round,
+            release=order.release,
+            outcome=Outcome.DONE,
+            vector=delta.astype(np.float32) if trains else None,
+            schema=schema.digest if trains else "",
+            weight=1 + seed[1] if trains else 0,
+            scores={"incoming": {"balanced_accuracy": seed[2] / 255}},
+            seconds={"evaluate": 0.5},
+            notes={} if trains else {"adopted": "federated"},
+        )
+        self.outbox[key] = (text, reply)
+        return reply
+
+
+class Centre:
+    """Makes federations on one folder with the same run, configuration and source."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.plants = Plants()
+        self.config = FederationConfig(
+            rounds=3, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), round_deadline=20.0
+        )
+        draws = np.random.default_rng(7)
+        vector = draws.normal(size=SCHEMA.size).astype(np.float32)
+        self.source = Release(number=0, schema=SCHEMA, vector=vector)
+        self.events: list[Any] = []
+
+    def configure(self, **changes: Any) -> None:
+        fields = self.config.model_dump() | changes
+        server = self.config.server.model_dump() | changes.get("server", {})
+        self.config = FederationConfig.model_validate(fields | {"server": server})
+
+    def open(self, **changes: Any) -> Federation:
+        settings: dict[str, Any] = {
+            "fleet": self.plants,
+            "config": self.config,
+            "source": self.source,
+            "travelling": TRAVELLING,
+            "run": "run",
+            "events": self.events.append,
+        }
+        return Federation(self.home, **(settings | changes))
+
+
+@pytest.fixture
+def centre(tmp_path: Path) -> Centre:
+    return Centre(tmp_path / "out")
+
+
+@pytest.fixture
+def make_centre() -> type[Centre]:
+    return Centre
+
+
+@pytest.fixture
+def make_plants() -> type[Plants]:
+    return Plants
+
+
+@pytest.fixture
+def good() -> tuple[Order, Reply, Schema, FederationConfig]:
+    """An order, a reply that answers it soundly, the update's schema, and the configuration."""
+    config = FederationConfig()
+    source = Release(number=0, schema=SCHEMA, vector=np.zeros(SCHEMA.size, np.float32))
+    order = Order(
+        run="run",
+        round=1,
+        kind=Kind.TRAIN,
+        release=source.hash,
+        cohort=("ash", "elm"),
+        deadline=1.0,
+        config=config,
+    )
+    reply = replace(Plants().answer("ash", order, source))
+    return order, reply, SCHEMA.subset(TRAVELLING), config

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from common.config import FederationConfig
+from common.orders import Kind, Order, Outcome, Reply
+from common.update import Schema
+from server.admission import Rejected, admit, norm_of
+
+Good = tuple[Order, Reply, Schema, FederationConfig]
+
+
+def check(good: Good, reply: Reply, **changes: Any) -> None:
+    order, _, schema, config = good
+    admit(reply, order=order, schema=schema, config=config, **changes)
+
+
+def with_value(reply: Reply, value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
+    assert reply.vector is not None
+    vector = reply.vector.copy()
+    vector[3] = value
+    return vector
+
+
+def test_a_sound_reply_is_admitted(good: Good) -> None:
+    check(good, good[1])
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("stale", {"round": 2}),
+        ("stale", {"run": "other"}),
+        ("stale", {"release": "0" * 64}),
+        ("stranger", {"plant": "yew"}),
+        ("stranger", {"plant": ["ash"]}),
+        ("update", {"vector": None}),
+        ("schema", {"schema": "0" * 64}),
+        ("schema", {"schema": ""}),
+        ("schema", {"schema": 7}),
+        ("shape", {"vector": np.zeros(1, np.float32)}),
+        ("shape", {"vector": np.zeros((131, 1), np.float32)}),
+        ("shape", {"vector": np.zeros(131, np.float64)}),
+        ("shape", {"vector": np.zeros(131, ">f4")}),
+        ("shape", {"vector": [0.0] * 131}),
+        ("weight", {"weight": 0}),
+        ("weight", {"weight": -3}),
+        ("weight", {"weight": 1.5}),
+        ("weight", {"weight": float("nan")}),
+        ("weight", {"weight": True}),
+        ("scores", {"scores": {"incoming": {"loss": float("nan")}}}),
+        ("scores", {"scores": {"incoming": {"loss": float("inf")}}}),
+        ("scores", {"scores": {"incoming": {"loss": 10**400}}}),
+        ("scores", {"scores": {"incoming": {"loss": "low"}}}),
+        ("scores", {"scores": {"incoming": 0.5}}),
+        ("scores", {"scores": ["incoming"]}),
+        ("scores", {"seconds": {"train": -1.0}}),
+        ("scores", {"seconds": None}),
+        ("head", {"notes": {"loss": float("nan")}}),
+        ("head", {"notes": {"what": b"bytes"}}),
+        ("head", {"notes": ["a"]}),
+        ("head", {"notes": {"long": "x" * 100_000}}),
+        ("head", {"reason": 3}),
+        ("update", {"outcome": Outcome.FAILED}),
+    ],
+)
+def test_what_is_refused_and_why(good: Good, code: str, change: dict[str, Any]) -> None:
+    with pytest.raises(Rejected) as caught:
+        check(good, replace(good[1], **change))
+    assert caught.value.code == code
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_refused(good: Good, value: float) -> None:
+    with pytest.raises(Rejected) as caught:
+        check(good, replace(good[1], vector=with_value(good[1], value)))
+    assert caught.value.code == "finite"
+
+
+def test_the_norm_has_a_limit_that_is_reached(good: Good) -> None:
+    limit = good[3].server.max_update_norm
+    vector = np.zeros(good[2].size, np.float32)
+    vector[0] = limit
+    check(good, replace(good[1], vector=vector))
+    vector[0] = np.nextafter(np.float32(limit), np.float32(np.inf))
+    with pytest.raises(Rejected, match="norm must be at most 100"):
+        check(good, replace(good[1], vector=vector))
+
+
+def test_a_plant_answers_once(good: Good) -> None:
+    with pytest.raises(Rejected) as caught:
+        check(good, good[1], answered={"ash"})
+    assert caught.value.code == "twice"
+
+
+def test_a_plant_may_decline_or_fail_without_an_update(good: Good) -> None:
+    for outcome in (Outcome.DECLINED, Outcome.FAILED):
+        check(good, replace(good[1], outcome=outcome, reason="hours", vector=None, weight=0))
+
+
+def test_a_reply_to_adopt_brings_no_update(good: Good) -> None:
+    order, reply, schema, config = good
+    order = replace(order, kind=Kind.ADOPT)
+    admit(replace(reply, vector=None), order=order, schema=schema, config=config)
+    with pytest.raises(Rejected, match="must bring no update"):
+        admit(reply, order=order, schema=schema, config=config)
+
+
+@given(hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32)))
+def test_the_norm_bounds_every_value(vector: Any) -> None:
+    """What the mean relies on: a vector within the norm has no value beyond it."""
+    norm = norm_of(vector)
+    if np.isfinite(vector).all():
+        assert norm >= np.abs(vector, dtype=np.float64).max(initial=0)
+        assert norm == pytest.approx(float(np.linalg.norm(vector.astype(np.float64))))
+    else:
+        assert not np.isfinite(norm)

@@ -1,0 +1,267 @@
+"""The fleet over Flower's own in-memory Grid, with the real bridge at its nodes."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.proto.task_pb2 import Task
+from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.server.superlink.linkstate.in_memory_linkstate import RunRecord
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation import NoOpFederationManager
+from flwr.superlink.grid import InMemoryGrid
+
+from client import app as bridge
+from common.config import FederationConfig
+from common.errors import EngineError
+from common.orders import Kind, Order, Outcome, Release, Reply
+from common.update import Schema
+from server.fleet import GridFleet
+
+RUN = 11
+SCHEMA = Schema({"a": (6,)})
+RELEASE = Release(number=0, schema=SCHEMA, vector=np.arange(6, dtype=np.float32))
+Answer = Callable[[str, Order, Release], Reply]
+
+
+def done(plant: str, order: Order, release: Release) -> Reply:
+    return Reply(
+        plant=plant,
+        run=order.run,
+        round=order.round,
+        release=order.release,
+        outcome=Outcome.DONE,
+        vector=release.vector * 2,
+        weight=len(plant),
+    )
+
+
+class Nodes:
+    """Simulated nodes that come and go, each answered by the bridge in a thread of its own."""
+
+    def __init__(self) -> None:
+        factory = LinkStateFactory(
+            FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory()
+        )
+        self.state = factory.state()
+        run = Run.create_empty(RUN)
+        run.federation_id, run.primary_task_id = NOOP_FEDERATION_ID, 1
+        self.state.run_ids[RUN] = RunRecord(run=run)  # type: ignore[attr-defined]
+        self.state.task_store[1] = Task(task_id=1, run_id=RUN)  # type: ignore[attr-defined]
+        self.grid = InMemoryGrid(state_factory=factory)
+        self.grid.set_run(run)
+        self.stop = threading.Event()
+        self.threads: list[threading.Thread] = []
+
+    def add(self, number: int | None) -> int:
+        node = self.state.create_node(
+            "aid", "name", secrets.token_bytes(32), heartbeat_interval=1e9
+        )
+        self.state.acknowledge_node_heartbeat(node_id=node, heartbeat_interval=1e9)
+        thread = threading.Thread(target=self._serve, args=(node, number), daemon=True)
+        thread.start()
+        self.threads.append(thread)
+        return int(node)
+
+    def remove(self, node: int) -> None:
+        self.state.deactivate_node(node)
+
+    def _serve(self, node: int, number: int | None) -> None:
+        config = {} if number is None else {"partition-id": number}
+        context = Context(
+            run_id=RUN, node_id=node, node_config=config, state=RecordDict(), run_config={}
+        )
+        while not self.stop.is_set():
+            for message in self.state.get_message_ins(node_id=node, limit=1):
+                threading.Thread(target=self._answer, args=(message, context), daemon=True).start()
+            time.sleep(0.01)
+
+    def _answer(self, message: Message, context: Context) -> None:
+        reply = bridge.app(message, context)
+        reply.metadata.__dict__["_message_id"] = str(uuid4())
+        self.state.store_message_res(reply)
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Nodes]:
+    for name in ("steel", "tile", "wood"):
+        (tmp_path / "plants" / name).mkdir(parents=True)
+    monkeypatch.setenv("TRANSFERLINE_HOME", str(tmp_path))
+    for key, value in (("_run_id", RUN), ("_task_id", 1), ("_node_id", 1)):
+        monkeypatch.setattr(TaskIdentity, key, value)
+    link = Nodes()
+    yield link
+    link.stop.set()
+    for thread in link.threads:
+        thread.join()
+
+
+@pytest.fixture
+def answer_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
+    """Choose how plants answer, at the seam where the bridge opens one."""
+
+    def choose(answer: Answer) -> None:
+        class Plant:
+            def __init__(self, folder: Path) -> None:
+                self.name = folder.name
+
+            def answer(self, order: Order, release: Release) -> Reply:
+                return answer(self.name, order, release)
+
+        module = types.ModuleType("stand_in")
+        module.open_plant = Plant  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "stand_in", module)
+        monkeypatch.setattr(bridge, "OPEN_PLANT", "stand_in:open_plant")
+
+    choose(done)
+    return choose
+
+
+def order(*cohort: str, deadline: float = 20.0) -> Order:
+    return Order(
+        run="r",
+        round=1,
+        kind=Kind.TRAIN,
+        release=RELEASE.hash,
+        cohort=cohort,
+        deadline=deadline,
+        config=FederationConfig(),
+    )
+
+
+def test_plants_are_known_by_name(nodes: Nodes) -> None:
+    fleet = GridFleet(nodes.grid)
+    assert fleet.plants() == []
+    seen: list[int] = []
+    for number in (2, 0, 1):
+        nodes.add(number)
+    assert fleet.wait(plants=3, seconds=20, on_change=seen.append) == ["steel", "tile", "wood"]
+    assert seen == sorted(set(seen))
+
+
+def test_plants_come_and_go(nodes: Nodes) -> None:
+    fleet = GridFleet(nodes.grid)
+    first = nodes.add(0)
+    assert fleet.wait(plants=1, seconds=20) == ["steel"]
+    nodes.add(1)
+    assert fleet.wait(plants=2, seconds=20) == ["steel", "tile"]
+    nodes.remove(first)
+    assert fleet.plants() == ["tile"]
+    nodes.add(0)
+    assert fleet.wait(plants=2, seconds=20) == ["steel", "tile"]
+
+
+def test_the_missing_are_told_with_the_reason_of_one(nodes: Nodes) -> None:
+    fleet = GridFleet(nodes.grid)
+    nodes.add(None)
+    with pytest.raises(EngineError, match=r"2 plants must connect, got 0 .* has no plant"):
+        fleet.wait(plants=2, seconds=1)
+
+
+def test_a_second_node_of_the_same_name_is_refused(nodes: Nodes) -> None:
+    fleet = GridFleet(nodes.grid)
+    nodes.add(0)
+    fleet.wait(plants=1, seconds=20)
+    nodes.add(0)
+    with pytest.raises(EngineError, match="steel is connected already"):
+        fleet.wait(plants=2, seconds=1)
+
+
+def test_replies_arrive_and_are_exact(nodes: Nodes, answer_with: Callable[..., None]) -> None:
+    fleet = GridFleet(nodes.grid)
+    for number in range(3):
+        nodes.add(number)
+    fleet.wait(plants=3, seconds=20)
+    replies = {reply.plant: reply for reply in fleet.ask(order("steel", "wood"), RELEASE)}
+    assert sorted(replies) == ["steel", "wood"]
+    for plant, reply in replies.items():
+        assert (reply.outcome, reply.weight) == (Outcome.DONE, len(plant))
+        assert reply.vector is not None
+        assert reply.vector.tobytes() == (RELEASE.vector * 2).tobytes()
+
+
+def test_the_first_reply_does_not_wait_for_the_last(
+    nodes: Nodes, answer_with: Callable[..., None]
+) -> None:
+    release = threading.Event()
+
+    def slow(plant: str, asked: Order, given: Release) -> Reply:
+        if plant == "steel":
+            release.wait(20)
+        return done(plant, asked, given)
+
+    answer_with(slow)
+    fleet = GridFleet(nodes.grid)
+    nodes.add(0)
+    nodes.add(2)
+    fleet.wait(plants=2, seconds=20)
+    replies = fleet.ask(order("steel", "wood"), RELEASE)
+    assert next(replies).plant == "wood"
+    release.set()
+    assert next(replies).plant == "steel"
+    assert list(replies) == []
+
+
+def test_a_round_ends_at_its_deadline(nodes: Nodes, answer_with: Callable[..., None]) -> None:
+    release = threading.Event()
+
+    def stuck(plant: str, asked: Order, given: Release) -> Reply:
+        release.wait(20)
+        return done(plant, asked, given)
+
+    answer_with(stuck)
+    fleet = GridFleet(nodes.grid)
+    nodes.add(0)
+    fleet.wait(plants=1, seconds=20)
+    start = time.monotonic()
+    assert list(fleet.ask(order("steel", deadline=0.5), RELEASE)) == []
+    assert 0.4 < time.monotonic() - start < 5
+    answer_with(done)
+    release.set()
+    # The late reply to the first order is not taken for one to the second.
+    assert [r.plant for r in fleet.ask(order("steel"), RELEASE)] == ["steel"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda plant, o, r: done("tile", o, r), "reply must be to"),
+        (lambda plant, o, r: done(plant, Order(**{**vars(o), "round": 9}), r), "reply must be to"),
+        (lambda plant, o, r: (_ for _ in ()).throw(EngineError("no GPU")), "no GPU"),
+    ],
+)
+def test_a_wrong_answer_is_a_failed_reply(
+    nodes: Nodes, answer_with: Callable[..., None], answer: Answer, said: str
+) -> None:
+    answer_with(answer)
+    fleet = GridFleet(nodes.grid)
+    nodes.add(0)
+    fleet.wait(plants=1, seconds=20)
+    (reply,) = fleet.ask(order("steel"), RELEASE)
+    assert (reply.plant, reply.outcome, reply.round) == ("steel", Outcome.FAILED, 1)
+    assert said in reply.reason
+    assert reply.vector is None
+
+
+def test_who_is_not_connected_is_told_at_once(
+    nodes: Nodes, answer_with: Callable[..., None]
+) -> None:
+    fleet = GridFleet(nodes.grid)
+    nodes.add(0)
+    fleet.wait(plants=1, seconds=20)
+    replies = {reply.plant: reply for reply in fleet.ask(order("steel", "wood"), RELEASE)}
+    assert replies["steel"].outcome is Outcome.DONE
+    assert (replies["wood"].outcome, replies["wood"].reason) == (Outcome.FAILED, "not connected")
