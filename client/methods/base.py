@@ -1,0 +1,89 @@
+"""The seam of the methods: how a plant trains in one round, and what it keeps.
+
+Which tensors travel is in `common.sharing`, because the centre must know it too. Here is what
+happens between "release received" and "network trained".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from client.selection import in_rounds
+from client.training import Trainer
+from common.backbone import Network, read_tensors
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What a method works on in one round.
+
+    Attributes
+    ----------
+    network : holds the release and, over it, the plant's own part; trained in place.
+    trainer : the loop, with the plant's data.
+    first : whether the plant has no personal part yet, so that its head is untrained.
+    extra : further tensors that the method keeps at the plant, by its own names; what is in here
+        after training is stored with the personal part and given back in the next round.
+    """
+
+    network: Network
+    trainer: Trainer
+    first: bool
+    extra: Arrays = field(default_factory=dict)
+
+    @property
+    def train(self) -> Tensor:
+        """Indices of the images that rounds train on."""
+        return in_rounds(self.trainer.data)
+
+    @property
+    def epochs(self) -> int:
+        return self.trainer.config.local_epochs
+
+    def point(self) -> Mapping[str, Tensor]:
+        """The backbone as it is now, to be pulled back to."""
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in self.network.named_parameters()
+            if not name.startswith("head.")
+        }
+
+    def snapshot(self) -> Arrays:
+        """Every tensor of the network, copied."""
+        return read_tensors(self.network)
+
+
+class Method(Protocol):
+    """One way to train in rounds."""
+
+    def train(self, work: Work) -> None:
+        """Train ``work.network`` in place; what travels is read from it afterwards."""
+
+    def start(self, work: Work) -> None:
+        """Bring the personal model into ``work.network`` before the last fine-tune."""
+
+
+class RoundMethod:
+    """What most methods share: the head first in a plant's first round, then everything."""
+
+    def train(self, work: Work) -> None:
+        if work.first:
+            work.trainer.fit_head(work.network, work.train)
+        self.descend(work)
+
+    def descend(self, work: Work) -> None:
+        """The round's gradient steps."""
+        work.trainer.fit(work.network, work.train, epochs=work.epochs, anneal=False)
+
+    def start(self, work: Work) -> None:
+        """The personal model is the release with the plant's own part: nothing to do."""
+
+

@@ -1,0 +1,16 @@
+"""FedProx: FedAvg with a pull to the release, against the drift of plants that differ.
+
+Li et al. 2020, "Federated Optimization in Heterogeneous Networks",
+https://arxiv.org/abs/1812.06127.
+"""
+
+from client.methods.base import RoundMethod, Work
+from client.training import Anchor
+
+
+class FedProx(RoundMethod):
+    """Minimise loss + μ/2 ‖θ − θ_release‖²; μ is ``methods.prox``."""
+
+    def descend(self, work: Work) -> None:
+        anchor = Anchor(point=work.point(), strength=work.trainer.config.methods.prox)
+        work.trainer.fit(work.network, work.train, epochs=work.epochs, anchor=anchor, anneal=False)

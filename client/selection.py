@@ -1,0 +1,134 @@
+"""Choosing among states of training, and the evidence for the choice.
+
+With ten labels a class or more, some labelled images are held out and the best state on them is
+kept. With fewer, holding out is too dear: k-fold cross-validation over all labelled images says how
+many epochs to train, and then all of them are trained on.
+
+Either way a model comes with *evidence*: its class probabilities for labelled images that it (or
+its twin of the fold) was not trained on, in the order of `judged`. Adoption compares evidence.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from client.tasks.images import ImageData
+from client.training import Trainer, quick_scores
+from common.backbone import Network
+
+Evidence = npt.NDArray[np.float32]
+
+#: Trains the network on the given images and calls the function after each epoch.
+Fit = Callable[[Network, Tensor, Callable[[Network], bool]], object]
+
+
+def judged(data: ImageData) -> Tensor:
+    """Indices of the labelled images that evidence is about, in its order."""
+    return torch.cat([held for _, held in data.folds])
+
+
+def labelled(data: ImageData) -> Tensor:
+    """Indices of all labelled images."""
+    return torch.cat([data.train, data.validation])
+
+
+def in_rounds(data: ImageData) -> Tensor:
+    """Indices that rounds train on: nothing is held out where folds do the choosing."""
+    return data.train if len(data.folds) == 1 else labelled(data)
+
+
+def fit_and_choose(network: Network, trainer: Trainer, fit: Fit) -> Evidence:
+    """Train a network in place, keep the best state, return the evidence.
+
+    Parameters
+    ----------
+    network : where training starts; the state before the first epoch is a candidate too.
+    fit : the recipe.
+
+    Returns
+    -------
+    float32, shape (len(judged(data)), classes).
+    """
+    data = trainer.data
+    if len(data.folds) == 1:
+        train, held = data.folds[0]
+        keeper = Keeper(trainer=trainer, held=held, patience=trainer.config.training.patience)
+        fit(network, train, keeper)
+        keeper.restore(network)
+        return trainer.predict(network, held).numpy()
+    start = copy.deepcopy(network.state_dict())
+    records = []
+    for train, held in data.folds:
+        network.load_state_dict(start)
+        record = Record(trainer=trainer, held=held)
+        fit(network, train, record)
+        records.append(torch.stack(record.probabilities))
+    evidence = torch.cat(records, dim=1)
+    truth = data.labels[judged(data)].cpu()
+    ranks = [_rank(quick_scores(epoch, truth)) for epoch in evidence]
+    best = max(range(len(ranks)), key=ranks.__getitem__)
+    network.load_state_dict(start)
+    fit(network, labelled(data), Countdown(epochs=best + 1))
+    return evidence[best].numpy()
+
+
+@dataclass(kw_only=True)
+class Keeper:
+    """Early stopping on held-out images: remembers the best state."""
+
+    trainer: Trainer
+    held: Tensor
+    patience: int
+    best: tuple[float, float] | None = None
+    state: dict[str, Tensor] | None = None
+    waited: int = 0
+
+    def __call__(self, network: Network) -> bool:
+        rank = _rank(self.trainer.validate(network, self.held))
+        if self.best is None or rank > self.best:
+            self.best, self.waited = rank, 0
+            self.state = copy.deepcopy(network.state_dict())
+        else:
+            self.waited += 1
+        return self.waited >= self.patience
+
+    def restore(self, network: Network) -> None:
+        """Put the best state back."""
+        if self.state is not None:
+            network.load_state_dict(self.state)
+
+
+@dataclass(kw_only=True)
+class Record:
+    """Probabilities for a fold's held-out images after every epoch."""
+
+    trainer: Trainer
+    held: Tensor
+    probabilities: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, network: Network) -> bool:
+        self.probabilities.append(self.trainer.predict(network, self.held))
+        return False
+
+
+@dataclass(kw_only=True)
+class Countdown:
+    """Stops after a number of epochs."""
+
+    epochs: int
+
+    def __call__(self, network: Network) -> bool:
+        self.epochs -= 1
+        return self.epochs <= 0
+
+
+def _rank(scores: dict[str, float]) -> tuple[float, float]:
+    """Balanced accuracy first; among equals the lower loss."""
+    return scores["balanced_accuracy"], -scores["loss"]

@@ -1,0 +1,183 @@
+"""The bridge: what it imports, who it says it is, how it hands on orders and errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app.metadata import Metadata
+
+from client import app as bridge
+from common.config import FederationConfig
+from common.errors import StateError
+from common.orders import Kind, Order, Outcome, Release, Reply
+from common.update import Schema
+from common.wire.messages import pack_order, unpack_hello, unpack_reply
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = Schema({"a": (5,)})
+RELEASE = Release(number=0, schema=SCHEMA, vector=np.arange(5, dtype=np.float32))
+
+
+class Echo:
+    """Answers with the release's own values, at the end of the `open_plant` seam."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+
+    def answer(self, order: Order, release: Release) -> Reply:
+        return Reply(
+            plant=self.name,
+            run=order.run,
+            round=order.round,
+            release=order.release,
+            outcome=Outcome.DONE,
+            vector=release.vector,
+            schema=release.schema.digest,
+            weight=7,
+        )
+
+
+def locked(folder: Path) -> Echo:
+    raise StateError(f"{folder} is locked")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder with two plants and the seam where a plant is opened."""
+    for name in ("steel", "wood"):
+        (tmp_path / "plants" / name).mkdir(parents=True)
+    monkeypatch.setenv("TRANSFERLINE_HOME", str(tmp_path))
+    use(Echo, monkeypatch)
+    return tmp_path
+
+
+def use(opener: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("stand_in")
+    module.open_plant = opener  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "stand_in", module)
+    monkeypatch.setattr(bridge, "OPEN_PLANT", "stand_in:open_plant")
+
+
+def context(**node: int) -> Context:
+    config = {name.replace("_", "-"): value for name, value in node.items()}
+    return Context(run_id=5, node_id=9, node_config=config, state=RecordDict(), run_config={})
+
+
+def message(content: RecordDict, kind: str) -> Message:
+    metadata = Metadata(
+        run_id=5,
+        message_id="m",
+        src_node_id=1,
+        dst_node_id=9,
+        reply_to_message_id="",
+        group_id="",
+        created_at=0.0,
+        ttl=1e12,
+        message_type=kind,
+    )
+    return Message(content, metadata=metadata)  # type: ignore[call-overload]
+
+
+def order_record() -> RecordDict:
+    order = Order(
+        run="r",
+        round=1,
+        kind=Kind.TRAIN,
+        release=RELEASE.hash,
+        cohort=("steel", "wood"),
+        deadline=5.0,
+        config=FederationConfig(),
+    )
+    return bridge.to_record(pack_order(order, RELEASE))
+
+
+def test_a_node_says_the_name_of_its_folder(home: Path) -> None:
+    reply = bridge.app(message(RecordDict(), "query.hello"), context(partition_id=1))
+    assert unpack_hello(bridge.from_record(reply.content)) == "wood"
+
+
+def test_an_order_reaches_the_plant_and_its_reply_comes_back(home: Path) -> None:
+    got = bridge.app(message(order_record(), "train"), context(partition_id=0))
+    reply = unpack_reply(bridge.from_record(got.content))
+    assert (reply.plant, reply.run, reply.round, reply.weight) == ("steel", "r", 1, 7)
+    assert reply.vector is not None
+    assert reply.vector.tobytes() == RELEASE.vector.tobytes()
+    assert got.metadata.reply_to_message_id == "m"
+
+
+def test_a_real_node_without_a_plant_says_so_in_one_line(home: Path) -> None:
+    for kind, content in (("query.hello", RecordDict()), ("train", order_record())):
+        reply = bridge.app(message(content, kind), context())
+        assert reply.has_error()
+        assert reply.error.reason == "this node has no plant: start transferline-plant beside it"
+
+
+def test_more_nodes_than_plants_is_an_error(home: Path) -> None:
+    reply = bridge.app(message(RecordDict(), "query.hello"), context(partition_id=2))
+    assert "got node 2 for 2" in (reply.error.reason or "")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        RecordDict({"head": ConfigRecord({"json": 1})}),
+        RecordDict({"head": ConfigRecord({"json": "{}"})}),
+    ],
+)
+def test_a_damaged_order_is_refused(home: Path, content: RecordDict) -> None:
+    reply = bridge.app(message(content, "train"), context(partition_id=0))
+    assert reply.has_error()
+    assert "\n" not in (reply.error.reason or "\n")
+
+
+def test_a_plant_that_does_not_open_is_an_error_reply(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(locked, monkeypatch)
+    reply = bridge.app(message(order_record(), "train"), context(partition_id=0))
+    assert (reply.error.code, reply.error.reason) == (100, f"{home / 'plants' / 'steel'} is locked")
+
+
+def test_run_config_names_the_run_folder_where_the_operator_did_not(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TRANSFERLINE_HOME")
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flower"))
+    node = context(partition_id=0)
+    node.run_config = {"home": str(home)}
+    assert bridge.plant_folder(node) == home / "plants" / "steel"
+    (tmp_path / "flower" / "transferline" / "5" / "plants" / "made_up").mkdir(parents=True)
+    assert bridge.plant_folder(context(partition_id=0)).name == "made_up"
+
+
+def test_the_bridge_imports_neither_torch_nor_data_code() -> None:
+    code = """
+import sys, time
+import flwr.app, flwr.clientapp
+before, start = set(sys.modules), time.process_time()
+import client.app
+seconds, new = time.process_time() - start, set(sys.modules) - before
+ours = {name for name in sys.modules if name.split(".")[0] in ("client", "server", "simulation")}
+heavy = {name.split(".")[0] for name in new} & {"torch", "torchvision", "PIL", "sqlalchemy", "grpc"}
+assert ours == {"client", "client.app"}, ours
+assert not heavy, heavy
+print(seconds)
+"""
+    output = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert output.returncode == 0, output.stderr
+    assert float(output.stdout) < 1.0  # flwr itself takes 1 s; ours measured at 0.2 s
