@@ -1,0 +1,405 @@
+"""What federation gives real plants: the tables of docs/results.md, cell by cell.
+
+A cell is (case, method, seed). Its result is one file in ``--out``; a cell whose file is there is
+not run again, so the benchmark continues where it stopped. Run folders of methods are deleted once
+their cell is written; those of plants alone stay, because every method starts from them.
+
+    python benchmarks/real_plants.py --quick            # every case, one seed
+    python benchmarks/real_plants.py --case six-20 --seeds 5 --jobs 2
+    python benchmarks/real_plants.py --tables           # what is there, as Markdown
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.tasks.metrics import (
+    Interval,
+    Prediction,
+    interval,
+    mean_interval,
+    paired_interval,
+    paired_mean_interval,
+)
+from common.config import FederationConfig
+from common.files import load_tensors, read_json, save_tensors, write_json
+from server.store import history
+from simulation.onboard import onboard
+from simulation.run import Plan, SeedRun, run
+from simulation.split import split_product
+
+DATA = Path(os.environ.get("TRANSFERLINE_DATA", "../shared/data"))
+ELPV = {"classes": ["functional", "defective"], "good": "functional"}
+SIX = ("deeppcb", "elpv_mono", "elpv_poly", "magnetic_tile", "neu_steel", "wood_board")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One set of plants.
+
+    Attributes
+    ----------
+    split : arguments of ``transferline-sim split``; empty where the plants are products.
+    methods : the methods that the full benchmark runs; the first one is the headline.
+    seeds : how many seeds the full benchmark runs.
+    """
+
+    title: str
+    labels: int
+    methods: tuple[str, ...]
+    seeds: int
+    plants: tuple[str, ...] = ()
+    split: tuple[int, str] | None = None
+
+
+CASES = {
+    "six-20": Case(
+        title="six products, 20 labels a class",
+        labels=20,
+        methods=("fedper", "fedrep", "fedbn", "ditto"),
+        seeds=5,
+        plants=SIX,
+    ),
+    "six-5": Case(
+        title="six products, 5 labels a class", labels=5, methods=("fedper",), seeds=3, plants=SIX
+    ),
+    "elpv-20": Case(
+        title="elpv mono beside poly, 20 labels a class",
+        labels=20,
+        methods=("fedavg",),
+        seeds=5,
+        plants=("elpv_mono", "elpv_poly"),
+    ),
+    **{
+        f"steel{plants}-{short}-{labels}": Case(
+            title=f"neu_steel in {plants} plants, {text}, own cameras, {labels} labels a class",
+            labels=labels,
+            methods=(method,),
+            seeds=3,
+            split=(plants, text),
+        )
+        for plants in (4, 8)
+        for short, text, method in (
+            ("iid", "iid", "fedavg"),
+            ("skew", "dirichlet:0.3", "fedper"),
+        )
+        for labels in (5, 20)
+    },
+}
+
+
+def config(case: Case, *, method: str, seed: int) -> FederationConfig:
+    """The settings of a cell; everything else is at its default."""
+    weights = (DATA / "weights" / "mobilenet_v2_imagenet.safetensors").resolve()
+    return FederationConfig.model_validate(
+        {
+            "name": case.title,
+            "backbone": "mobilenet_v2",
+            "weights": str(weights),
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "image_size": 96,
+            "method": method,
+            "labels_per_class": case.labels,
+            "test_per_class": 150,
+            "seed": seed,
+            "device": "cpu",
+            "plants": {name: ELPV for name in case.plants if name.startswith("elpv")},
+        }
+    )
+
+
+def run_cell(name: str, method: str, seed: int, *, out: Path) -> None:
+    """Run one cell and write its file; ``alone`` is the cell that the others start from."""
+    case = CASES[name]
+    place = out / "runs" / name / str(seed)
+    alone = method == "alone"
+    plan = Plan(
+        config=config(case, method="fedper" if alone else method, seed=seed),
+        base=Path(),
+        data=_data(case, out),
+        out=place / method,
+        plants=case.plants,
+        resume=True,
+        alone=("head_only", "local"),
+        together=not alone,
+        start=None if alone else place / "alone",
+    )
+    started = time.monotonic()
+    found = run(plan, watch=lambda *_: None)[0]
+    _write(cell_path(out, name, method, seed), found, seconds=time.monotonic() - started)
+    if not alone:
+        shutil.rmtree(place / method)
+
+
+def cell_path(out: Path, name: str, method: str, seed: int) -> Path:
+    return out / "cells" / name / f"{method}-{seed}.safetensors"
+
+
+def _data(case: Case, out: Path) -> Path:
+    if case.split is None:
+        return DATA / "images"
+    plants, labels = case.split
+    folder = out / "data" / f"steel{plants}-{labels.replace(':', '-')}"
+    if not folder.is_dir():
+        part = folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        split_product(
+            DATA / "images" / "neu_steel", part, plants=plants, labels=labels, cameras=True, seed=0
+        )
+        part.rename(folder)
+    return folder
+
+
+def _write(path: Path, found: SeedRun, *, seconds: float) -> None:
+    tensors, files, deployed = {}, {}, {}
+    for plant, judged in found.judged.items():
+        files[plant] = judged.predictions["local"].files
+        deployed[plant] = judged.source
+        for variant, prediction in judged.predictions.items():
+            key = f"{plant}/{variant}"
+            tensors[f"{key}/truth"] = prediction.truth.astype(np.int64)
+            tensors[f"{key}/probabilities"] = prediction.probabilities.astype(np.float32)
+    rounds = history(found.prepared.home) if "rounds" in found.seconds else []
+    sent = sum(reply["bytes_up"] for entry in rounds for reply in entry["replies"].values())
+    save_tensors(
+        path,
+        tensors,
+        {
+            "files": json.dumps(files),
+            "deployed": json.dumps(deployed),
+            "seconds": json.dumps({**found.seconds, "all": seconds}),
+            "bytes_up": str(sent),
+            "config": found.prepared.job.config.model_dump_json(),
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A cell's file, read."""
+
+    predictions: Mapping[str, Mapping[str, Prediction]]
+    deployed: Mapping[str, str]
+    bytes_up: int
+
+
+def read_cell(path: Path) -> Cell:
+    """Read predictions by plant and variant."""
+    tensors, metadata = load_tensors(path)
+    files = json.loads(metadata["files"])
+    predictions: dict[str, dict[str, Prediction]] = defaultdict(dict)
+    for key in tensors:
+        plant, variant, kind = key.rsplit("/", 2)
+        if kind == "truth":
+            predictions[plant][variant] = Prediction(
+                truth=tensors[key],
+                probabilities=tensors[f"{plant}/{variant}/probabilities"],
+                files=tuple(files[plant]),
+            )
+    return Cell(
+        predictions=predictions,
+        deployed=json.loads(metadata["deployed"]),
+        bytes_up=int(metadata["bytes_up"]),
+    )
+
+
+# -- a plant that joins late -----------------------------------------------------------------------
+
+
+def run_joining(plant: str, seed: int, *, out: Path) -> None:
+    """Federate the other five at 20 labels a class, then let this one join with 5."""
+    place = out / "runs" / "joining" / f"{plant}-{seed}"
+    others = tuple(name for name in SIX if name != plant)
+    case = CASES["six-20"]
+    settings = config(case, method="fedper", seed=seed)
+    settings = settings.model_copy(
+        update={
+            "plants": {name: own for name, own in settings.plants.items() if name != plant},
+            # The five need no models of their own here.
+            "methods": settings.methods.model_copy(update={"personal_fine_tune": False}),
+        }
+    )
+    plan = Plan(
+        config=settings,
+        base=Path(),
+        data=DATA / "images",
+        out=place,
+        plants=others,
+        resume=True,
+        pooled=False,
+        alone=("head_only",),
+    )
+    run(plan, watch=lambda *_: None)
+    release = place / "releases" / str(settings.rounds)
+    joining = config(case, method="fedper", seed=seed)
+    rows = onboard(
+        joining,
+        base=Path(),
+        release=release,
+        data=DATA / "images" / plant,
+        labels=[5],
+        seeds=3,
+        out=place / "onboard",
+        watch=lambda *_: None,
+    )
+    row = rows[0]
+    assert row.source and row.release and row.gain
+    write_json(
+        joining_path(out, plant, seed),
+        {name: asdict(getattr(row, name)) for name in ("source", "release", "gain")},
+    )
+    shutil.rmtree(place)
+
+
+def joining_path(out: Path, plant: str, seed: int) -> Path:
+    return out / "cells" / "joining" / f"{plant}-{seed}.json"
+
+
+# -- what is there, as Markdown --------------------------------------------------------------------
+
+
+def tables(out: Path) -> str:
+    """Every table that has a cell; what was not run is named."""
+    return "\n".join([*(_table(name, out) for name in CASES), _joining_table(out)])
+
+
+def _table(name: str, out: Path) -> str:
+    case = CASES[name]
+    lines = [f"### {case.title}", ""]
+    for method in case.methods:
+        seeds = [s for s in range(case.seeds) if cell_path(out, name, method, s).exists()]
+        if not seeds:
+            lines += [f"`{method}`: not run.", ""]
+            continue
+        missing = "" if len(seeds) == case.seeds else f" of {case.seeds}"
+        lines += [f"`{method}`, {len(seeds)}{missing} seed{'s' * (len(seeds) > 1)}", ""]
+        lines += [*_rows([read_cell(cell_path(out, name, method, seed)) for seed in seeds]), ""]
+    return "\n".join(lines)
+
+
+VARIANTS = ("head_only", "local", "pooled", "federated", "deployed")
+
+
+def _rows(cells: Sequence[Cell]) -> Iterator[str]:
+    plants = list(cells[0].predictions)
+    yield f"| plant | {' | '.join(VARIANTS)} | deployed - local | adopted |"
+    yield "|---" * (len(VARIANTS) + 3) + "|"
+    for plant in plants:
+        found = {v: [cell.predictions[plant][v] for cell in cells] for v in VARIANTS}
+        figures = " | ".join(f"{interval(found[v]).value:.3f}" for v in VARIANTS)
+        adopted = sum(cell.deployed[plant] == "federated" for cell in cells)
+        gain = paired_interval(found["deployed"], found["local"])
+        yield f"| {plant} | {figures} | {_signed(gain)} | {adopted} of {len(cells)} |"
+    every = {v: [[c.predictions[p][v] for c in cells] for p in plants] for v in VARIANTS}
+    means = " | ".join(_plain(mean_interval(every[v])) for v in VARIANTS)
+    gain = paired_mean_interval(every["deployed"], every["local"])
+    yield f"| **mean** | {means} | **{_signed(gain)}** | |"
+    raw = paired_mean_interval(every["federated"], every["local"])
+    yield ""
+    yield f"Federated minus local, before the no-harm rule: {_signed(raw)}. Sent by the plants: "
+    yield f"{np.mean([c.bytes_up for c in cells]) / 1e6:.0f} MB a run."
+
+
+def _joining_table(out: Path) -> str:
+    lines = ["### A sixth plant joins five with 5 labels a class (3 draws of the labels)", ""]
+    lines += [
+        "| plant | from ImageNet | from the release of the other five | gain |",
+        "|---" * 4 + "|",
+    ]
+    for plant in SIX:
+        path = joining_path(out, plant, 0)
+        if not path.exists():
+            lines.append(f"| {plant} | not run | | |")
+            continue
+        row = {name: Interval(**fields) for name, fields in read_json(path).items()}
+        cells = f"{_plain(row['source'])} | {_plain(row['release'])} | {_signed(row['gain'])}"
+        lines.append(f"| {plant} | {cells} |")
+    return "\n".join(lines)
+
+
+def _plain(span: Interval) -> str:
+    return f"{span.value:.3f} ({span.low:.3f} to {span.high:.3f})"
+
+
+def _signed(span: Interval) -> str:
+    return f"{span.value:+.3f} ({span.low:+.3f} to {span.high:+.3f})"
+
+
+# -- many cells ------------------------------------------------------------------------------------
+
+
+def wanted(cases: Sequence[str], seeds: int | None, out: Path) -> Iterator[list[str]]:
+    """Command-line arguments of each cell that has no file, plants alone first."""
+    for seed in range(max(seeds or case.seeds for case in CASES.values())):
+        for name in cases:
+            if name == "joining":
+                for plant in SIX if seed == 0 else ():
+                    if not joining_path(out, plant, seed).exists():
+                        yield ["joining", plant, str(seed)]
+            elif seed < (seeds or CASES[name].seeds):
+                methods = CASES[name].methods
+                todo = [m for m in methods if not cell_path(out, name, m, seed).exists()]
+                if seed > 0:
+                    todo = [m for m in todo if m == methods[0]]
+                if todo:
+                    yield [name, ",".join(todo), str(seed)]
+
+
+def run_all(cells: Sequence[list[str]], *, out: Path, jobs: int) -> None:
+    """Run cells in processes of their own, ``jobs`` at a time; one line each."""
+    waiting, running = list(cells), dict[subprocess.Popen[bytes], tuple[str, float]]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            cell = waiting.pop(0)
+            command = [sys.executable, __file__, "--out", str(out), "--cell", *cell]
+            running[subprocess.Popen(command)] = (" ".join(cell), time.monotonic())
+        time.sleep(0.5)
+        for process in [p for p in running if p.poll() is not None]:
+            name, started = running.pop(process)
+            verdict = "done" if process.returncode == 0 else f"failed ({process.returncode})"
+            print(f"{name}: {verdict} after {time.monotonic() - started:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument("--case", action="append", choices=[*CASES, "joining"])
+    parser.add_argument("--seeds", type=int, help="this many instead of each case's own")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--tables", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--cell", nargs=3, metavar=("CASE", "METHODS", "SEED"))
+    given = parser.parse_args()
+    if not (DATA / "images").is_dir():
+        sys.exit(f"no real data in {DATA}; set TRANSFERLINE_DATA")
+    if given.cell:
+        name, what, seed = given.cell
+        if name == "joining":
+            run_joining(what, int(seed), out=given.out)
+        else:
+            for method in ("alone", *what.split(",")):
+                if not cell_path(given.out, name, method, int(seed)).exists():
+                    run_cell(name, method, int(seed), out=given.out)
+        return
+    if not given.tables:
+        cases = given.case or [*CASES, "joining"]
+        seeds = 1 if given.quick else given.seeds
+        run_all(list(wanted(cases, seeds, given.out)), out=given.out, jobs=given.jobs)
+    print(tables(given.out))
+
+
+if __name__ == "__main__":
+    main()

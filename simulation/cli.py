@@ -1,0 +1,267 @@
+"""``transferline-sim``: try a federation on one machine before anyone's line is touched."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common import terminal
+from common.config import FederationConfig, load_federation, template
+from common.errors import ConfigError, StateError
+from common.files import write_atomic
+from simulation.collect import collect
+from simulation.compare import compare as compare_methods
+from simulation.factory import write_plants
+from simulation.onboard import Onboarding, onboard as onboard_plant
+from simulation.report import write_report
+from simulation.results import Results, save_results, write_plants_csv
+from simulation.run import Plan
+from simulation.run import run as run_plan
+from simulation.split import split_product
+from simulation.table import print_table
+from simulation.watch import Display
+
+app = terminal.command_line(about="Simulate plants that learn together, on folders of images.")
+
+
+class Engine(StrEnum):
+    """Where plants run."""
+
+    LOCAL = "local"
+    FLOWER = "flower"
+
+
+ConfigFile = Annotated[Path, typer.Argument(help="federation.toml; `init` writes one.")]
+DataFolder = Annotated[Path, typer.Option("--data", help="ROOT/<plant>/<class>/ with images.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Where results and state go.")]
+WorkerCount = Annotated[int, typer.Option("--workers", help="Processes to train in.")]
+SeedCount = Annotated[int, typer.Option("--seeds", min=1, help="Repeat with this many seeds.")]
+Labels = Annotated[
+    int | None,
+    typer.Option("--labels-per-class", min=2, help="Labelled images a class; overrides the file."),
+]
+PlantNames = Annotated[
+    str, typer.Option("--plants", help="Only these plants, separated by commas.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")]
+Pooled = Annotated[bool, typer.Option(help="Also train on all plants' data in one place.")]
+
+
+@app.command()
+def run(
+    file: ConfigFile,
+    data: DataFolder,
+    out: OutFolder,
+    engine: Annotated[Engine, typer.Option(help="Where plants run.")] = Engine.LOCAL,
+    workers: WorkerCount = 1,
+    seeds: SeedCount = 1,
+    labels_per_class: Labels = None,
+    plants: PlantNames = "",
+    resume: Resume = False,
+    pooled: Pooled = True,
+) -> None:
+    """Run a federation and report what it gave each plant.
+
+    Example: transferline-sim run federation.toml --data plants --out out/first --workers 2
+    """
+    plan = Plan(
+        config=_config(file, labels_per_class),
+        base=file.parent,
+        data=data,
+        out=out,
+        engine=engine.value,
+        workers=workers,
+        seeds=seeds,
+        plants=_names(plants),
+        resume=resume,
+        pooled=pooled,
+    )
+    _run(plan)
+
+
+@app.command()
+def compare(
+    file: ConfigFile,
+    data: DataFolder,
+    out: OutFolder,
+    methods: Annotated[
+        str, typer.Option(help="Methods, separated by commas.")
+    ] = "local,fedper,fedrep,fedbn,ditto",
+    workers: WorkerCount = 1,
+    seeds: SeedCount = 1,
+    labels_per_class: Labels = None,
+    plants: PlantNames = "",
+    resume: Resume = False,
+) -> None:
+    """Run several methods on the same split and seeds, and draw them side by side.
+
+    Example: transferline-sim compare federation.toml --data plants --out out/compare
+    """
+    plan = Plan(
+        config=_config(file, labels_per_class),
+        base=file.parent,
+        data=data,
+        out=out,
+        workers=workers,
+        seeds=seeds,
+        plants=_names(plants),
+        resume=resume,
+        pooled=False,
+    )
+    with Display() as display:
+        comparison = compare_methods(plan, _names(methods), watch=display)
+    console = terminal.console()
+    for name, found in comparison.methods.items():
+        best = found.deployed or found
+        console.print(
+            f"{name:<10} {found.mean.value:.3f}  ({found.mean.low:.3f} to {found.mean.high:.3f})"
+            + (f"   deployed {best.mean.value:.3f}" if found.deployed else "")
+        )
+    console.print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def onboard(
+    file: ConfigFile,
+    release: Annotated[Path, typer.Option(help="A release folder, OUT/releases/<n>.")],
+    data: Annotated[Path, typer.Option(help="The joining plant's folder of classes.")],
+    out: OutFolder = Path("out/onboard"),
+    labels: Annotated[str, typer.Option(help="Labels a class to try.")] = "5,10,20,50",
+    seeds: SeedCount = 3,
+) -> None:
+    """Say what a plant that joins late gets from the shared backbone.
+
+    Example: transferline-sim onboard federation.toml --release out/first/releases/10
+    --data plants/plant-5 --labels 5,20
+    """
+    counts = _counts(labels)
+    with Display() as display:
+        rows = onboard_plant(
+            load_federation(file),
+            base=file.parent,
+            release=release,
+            data=data,
+            labels=counts,
+            seeds=seeds,
+            out=out,
+            watch=display,
+        )
+    console = terminal.console()
+    console.print("labels  from source              from release             gain")
+    for row in rows:
+        console.print(_onboarding(row))
+    console.print(f"written: {out / 'onboard.json'}")
+
+
+@app.command()
+def plants(
+    out: Annotated[Path, typer.Option(help="Where the plants' folders go.")],
+    plants: Annotated[int, typer.Option("--plants", min=1, help="How many.")] = 4,
+    images_per_class: Annotated[int, typer.Option(min=5, help="Images a class.")] = 60,
+    size: Annotated[int, typer.Option(min=32, help="Side of an image, pixels.")] = 96,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 0,
+) -> None:
+    """Write made-up plants as image folders, to look at and to try.
+
+    Example: transferline-sim plants --out plants --plants 4
+    """
+    for folder in write_plants(
+        out, plants=plants, images_per_class=images_per_class, size=size, seed=seed
+    ):
+        terminal.console().print(str(folder))
+
+
+@app.command()
+def split(
+    data: Annotated[Path, typer.Option(help="One product: a folder of class folders.")],
+    out: Annotated[Path, typer.Option(help="Where the plants' folders go.")],
+    plants: Annotated[int, typer.Option("--plants", min=2, help="How many.")] = 4,
+    labels: Annotated[str, typer.Option(help="`iid` or `dirichlet:0.3`.")] = "iid",
+    cameras: Annotated[bool, typer.Option("--cameras", help="Each its own camera.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the cameras.")] = 0,
+) -> None:
+    """Cut one product's images into plants, each with its own camera.
+
+    Example: transferline-sim split --data images/steel --out steel-4 --plants 4 --cameras
+    """
+    split_product(data, out, plants=plants, labels=labels, cameras=cameras, seed=seed)
+    terminal.console().print(f"written: {out}")
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("federation.toml"),
+) -> None:
+    """Write a commented federation.toml with every key at its default."""
+    if out.exists():
+        raise StateError(f"{out} must be a new file, got one that exists; choose another --out")
+    write_atomic(out, template().encode())
+    terminal.console().print(f"written: {out}")
+
+
+@app.command()
+def demo(
+    out: OutFolder = Path("out/demo"),
+    workers: WorkerCount = 2,
+) -> None:
+    """Let four made-up plants learn together, from scratch; no download, under three minutes."""
+    data = out / "data"
+    if not data.is_dir():
+        write_plants(data, plants=4)
+    config = FederationConfig.model_validate(DEMO)
+    run_folder = out / "run"
+    resume = (run_folder / "run.json").exists()
+    plan = Plan(
+        config=config, base=out, data=data, out=run_folder, workers=workers, resume=resume
+    )
+    _run(plan, report=out / "report.html")
+
+
+DEMO = {"name": "demo"}
+
+
+def main() -> None:
+    terminal.run(app)
+
+
+def _run(plan: Plan, *, report: Path | None = None) -> Results:
+    with Display() as display:
+        results = collect(plan, run_plan(plan, watch=display))
+    save_results(plan.out / "results.json", results)
+    write_plants_csv(plan.out / "plants.csv", results)
+    report = report or plan.out / "report.html"
+    write_report(results, report)
+    console = terminal.console()
+    print_table(results, console)
+    console.print(f"report: {report}")
+    return results
+
+
+def _config(file: Path, labels: int | None) -> FederationConfig:
+    config = load_federation(file)
+    return config.model_copy(update={"labels_per_class": labels}) if labels else config
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _counts(text: str) -> list[int]:
+    names = _names(text)
+    if not names or not all(name.isdigit() and int(name) >= 2 for name in names):
+        raise ConfigError(f"--labels must be numbers from 2 on, like 5,10,20; got {text!r}")
+    return [int(name) for name in names]
+
+
+def _onboarding(row: Onboarding) -> str:
+    if row.source is None or row.release is None or row.gain is None:
+        return f"{row.labels:>6}  {row.problem}"
+    spans = (
+        f"{span.value:.3f} ({span.low:.3f} to {span.high:.3f})"
+        for span in (row.source, row.release)
+    )
+    gain = f"{row.gain.value:+.3f} ({row.gain.low:+.3f} to {row.gain.high:+.3f})"
+    return f"{row.labels:>6}  {'   '.join(spans)}   {gain}"

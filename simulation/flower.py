@@ -1,0 +1,258 @@
+"""The ``flower`` engine: the same ServerApp and ClientApp, on Flower's simulation runtime with Ray.
+
+It starts a SuperLink of its own on a free port of loopback, with a temporary FLWR_HOME, submits a
+bundle that points at the installed package, relays progress, and ends everything it started. The
+processes are watched over by `simulation.keeper`, so that none is left, however this one ends.
+
+`run_simulation` of flwr is deprecated, and ``address = ":local:"`` leaves a SuperLink running.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from flwr.proto.federation_config_pb2 import SimulationConfig
+
+from common.errors import EngineError
+from common.files import unwritable, write_atomic
+from common.home import VARIABLE
+from server.control import Control, RunStatus
+from server.event_log import EventReader
+from server.events import Event
+from server.job import ERROR
+from simulation import keeper
+
+LOG = "flower.log"
+START = 60.0  #: seconds for SuperLink to answer; it takes 4 to 5
+LOOK = 0.1  #: seconds between two looks at the events
+ASK = 1.0  #: seconds between two questions to SuperLink whether the run has ended
+ATTEMPTS = 3  #: another process may take the free port between choosing and using it
+
+#: What keeps Flower and Ray quiet, quick and on this machine.
+ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    # Plants share the machine's GPU; else Ray hides it from actors that reserve none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def run_flower(
+    run_folder: Path,
+    *,
+    plants: int,
+    workers: int,
+    events: Callable[[Event], None] = lambda event: None,
+) -> None:
+    """Run the job of a prepared folder (`server.job`) on Flower, or continue it.
+
+    Parameters
+    ----------
+    run_folder : with ``run.json``, ``source.safetensors`` and ``plants/<plant>/``.
+    plants : number of plants, each a node.
+    workers : how many plants may train at the same time, each in a process.
+    events : told of what happens, as it happens.
+
+    Raises
+    ------
+    EngineError
+        If the extra is not installed, the engine fails, or the federation does; the details are in
+        ``flower.log`` of the run folder.
+    """
+    check_engine(plants=plants, workers=workers)
+    (run_folder / ERROR).unlink(missing_ok=True)
+    with (
+        closing(EventReader(run_folder)) as reader,
+        superlink(run_folder) as address,
+        Control(address) as control,
+    ):
+        run = control.start({}, simulation=resources(plants=plants, workers=workers))
+        status = follow(control, run, reader, events)
+        with (run_folder / LOG).open("a", encoding="utf-8") as log:
+            log.writelines(control.output(run))
+    if (run_folder / ERROR).exists():
+        raise EngineError((run_folder / ERROR).read_text(encoding="utf-8").strip())
+    if status.failed:
+        raise EngineError(f"flower engine: {_one_line(status.details)}; see {run_folder / LOG}")
+
+
+def check_engine(*, plants: int, workers: int) -> None:
+    """Check what can be checked before anything is started.
+
+    Raises
+    ------
+    EngineError
+        If the extra is missing or a number is not positive.
+    """
+    if find_spec("ray") is None:
+        raise EngineError("--engine flower needs Ray: pip install 'transferline[sim]'")
+    for name, number in (("plants", plants), ("workers", workers)):
+        if number < 1:
+            raise EngineError(f"{name} must be at least 1, got {number}")
+
+
+def resources(*, plants: int, workers: int) -> SimulationConfig:
+    """Return as many nodes as plants, and as many Ray actors as workers are of use.
+
+    Actors count as one CPU each, whatever the machine has: how many threads a plant trains with is
+    its own setting.
+    """
+    return SimulationConfig(
+        num_supernodes=plants,
+        backend="ray",
+        client_resources_num_cpus=1,
+        client_resources_num_gpus=0.0,
+        init_args_num_cpus=min(workers, plants),
+        init_args_log_to_driver=False,
+    )
+
+
+def follow(
+    control: Control, run: int, reader: EventReader, events: Callable[[Event], None]
+) -> RunStatus:
+    """Relay events until the run has ended, and return how."""
+    asked = time.monotonic()
+    while True:
+        gone = reader.writer_gone()
+        for event in reader.read():
+            events(event)
+        if gone or time.monotonic() - asked >= ASK:
+            asked = time.monotonic()
+            status = control.status(run)
+            if status.finished:
+                return status
+            if gone and not _ends(control, run):
+                return RunStatus(finished=True, failed=True, details="its process was killed")
+        time.sleep(LOOK)
+
+
+def _ends(control: Control, run: int, *, seconds: float = 15.0) -> bool:
+    """Whether a run whose loop is over is reported as finished soon; Ray ends first."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if control.status(run).finished:
+            return True
+        time.sleep(LOOK)
+    return False
+
+
+@contextmanager
+def superlink(run_folder: Path) -> Iterator[str]:
+    """Run a SuperLink in simulation mode and yield its address; end it and all that it started.
+
+    Raises
+    ------
+    EngineError
+        If it does not start.
+    """
+    log = run_folder / LOG
+    for attempt in range(1, ATTEMPTS + 1):
+        address = f"127.0.0.1:{free_port()}"
+        process = start_superlink(run_folder, address)
+        try:
+            if wait_until_up(process, address):
+                yield address
+                return
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+        if attempt == ATTEMPTS or "address already in use" not in log.read_text():
+            raise EngineError(f"flower-superlink did not start; see {log}")
+
+
+def start_superlink(run_folder: Path, address: str) -> subprocess.Popen[bytes]:
+    """Start a keeper with a SuperLink; it ends when its standard input is closed."""
+    # Ray puts sockets below this folder, whose paths may have 107 characters.
+    base = "/tmp" if len(tempfile.gettempdir()) > 25 else None
+    home = tempfile.mkdtemp(prefix="tl-", dir=base)
+    host, _, port = address.partition(":")
+    command = [
+        program("flower-superlink"),
+        *("--insecure", "--simulation", "--isolation", "subprocess"),
+        *("--host", host, "--port", port),
+        "--disable-runtime-dependency-installation",
+    ]
+    try:
+        write_atomic(run_folder / LOG, b"")
+        with (run_folder / LOG).open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-I", str(Path(keeper.__file__)), home, *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(run_folder, home),
+                cwd=home,
+                start_new_session=True,
+            )
+    except OSError as error:
+        shutil.rmtree(home, ignore_errors=True)
+        raise unwritable(run_folder / LOG, error) from error
+
+
+def environment(run_folder: Path, home: str) -> dict[str, str]:
+    """Return the variables that SuperLink and all below it inherit."""
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    here = str(Path(__file__).resolve().parent.parent)
+    return {
+        **inherited,
+        **ENVIRONMENT,
+        "FLWR_HOME": home,
+        "RAY_TMPDIR": home,
+        VARIABLE: str(run_folder.resolve()),
+        # The same code there as here, installed or not.
+        "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), here))),
+        # SuperLink starts its helpers by name.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+def wait_until_up(process: subprocess.Popen[bytes], address: str) -> bool:
+    """Return whether SuperLink answers before it ends or time is up."""
+    end = time.monotonic() + START
+    with Control(address) as control:
+        while time.monotonic() < end and process.poll() is None:
+            if control.is_up():
+                return True
+            time.sleep(LOOK)
+    return False
+
+
+def program(name: str) -> str:
+    """Return the path of a program that flwr installs beside Python.
+
+    Raises
+    ------
+    EngineError
+        If it is not there.
+    """
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise EngineError(f"{name} is not installed: pip install 'transferline[sim]'")
+    return found
+
+
+def free_port() -> int:
+    """Return a port of loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _one_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "the run failed"

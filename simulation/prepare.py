@@ -1,0 +1,182 @@
+"""From a folder of plants to a run folder that an engine can work on.
+
+``ROOT/<plant>/<class>/*.jpg`` becomes ``RUN/plants/<plant>/plant.toml``, and the federation's
+settings become a job: source weights loaded, input normalisation and classes filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.plant import Plant, open_plant
+from common.backbone import Network, has_norm, load_source, read_tensors, travelling
+from common.config import FederationConfig, PlantConfig, PlantSection
+from common.errors import ConfigError, DataError
+from common.orders import Release
+from common.sharing import FEDERATED
+from common.update import Schema
+from server.job import Job
+from simulation.workers import Task, Workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What the report says of a plant's data; for one seed."""
+
+    classes: tuple[str, ...]
+    good: str
+    counts: Mapping[str, int]
+    notes: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run folder, ready for an engine.
+
+    Attributes
+    ----------
+    warnings : one line each, for the user.
+    """
+
+    home: Path
+    job: Job
+    plants: Mapping[str, Description]
+    warnings: tuple[str, ...]
+
+    def folder(self, plant: str) -> Path:
+        return self.home / "plants" / plant
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.folder(name) for name in self.plants]
+
+
+def find_plants(root: Path, *, wanted: Sequence[str] = ()) -> dict[str, Path]:
+    """Return the plants' folders by name: every folder of ROOT that holds folders.
+
+    Raises
+    ------
+    DataError
+        If ROOT is not a folder, or holds no plant, or not the wanted ones.
+    """
+    if not root.is_dir():
+        raise DataError(f"--data must be a folder of plants, got {root}, which does not exist")
+    found = {
+        folder.name: folder
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and any(child.is_dir() for child in folder.iterdir())
+    }
+    if not found:
+        raise DataError(f"--data must hold <plant>/<class>/ folders of images, got none in {root}")
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise DataError(f"plants must be among {sorted(found)}, got {missing}; see {root}")
+    return {name: found[name] for name in wanted or found}
+
+
+def prepare(
+    home: Path,
+    *,
+    config: FederationConfig,
+    base: Path,
+    data: Mapping[str, Path],
+    workers: Workers,
+) -> Prepared:
+    """Write plant folders and the job, and look at every plant's data.
+
+    Parameters
+    ----------
+    home : the run folder.
+    base : folder that a relative path of weights starts from.
+    data : plants' image folders by name.
+
+    Raises
+    ------
+    TransferlineError
+        If a plant's data, the weights or the settings do not do; one line each.
+    """
+    unknown = sorted(set(config.plants) - set(data))
+    if unknown:
+        raise ConfigError(f"plants must name folders in --data, got {unknown}; it has {list(data)}")
+    source = load_source(config, base=base)
+    config = config.model_copy(update={"mean": source.mean, "std": source.std})
+    for name, folder in data.items():
+        Plant.create(home / "plants" / name, _plant_config(name, folder, config))
+    tasks = [
+        Task(place, describe, (home / "plants" / name, config)) for place, name in enumerate(data)
+    ]
+    names = list(data)
+    plants = {names[position]: result for position, result in workers.each(tasks)}
+    plants = {name: plants[name] for name in names}
+    if FEDERATED[config.method].head:
+        config = config.model_copy(update={"classes": _common_classes(config, plants)})
+    job = _job(config, source.network, list(plants))
+    job.write(home)
+    warnings = []
+    if not config.norm_travels and not has_norm(source.network):
+        warnings.append(f"{config.backbone} has no normalisation layers to keep at the plants")
+    return Prepared(home=home, job=job, plants=plants, warnings=tuple(warnings))
+
+
+def describe(folder: Path, config: FederationConfig) -> Description:
+    """Load a plant's data, in whatever process this runs."""
+    data = open_plant(folder).data(config)
+    return Description(
+        classes=data.classes,
+        good=data.good,
+        counts=data.counts,
+        notes=data.notes,
+        skipped=tuple((item.file, item.why) for item in data.skipped),
+    )
+
+
+def _plant_config(name: str, folder: Path, config: FederationConfig) -> PlantConfig:
+    section = config.plants.get(name, PlantSection())
+    return PlantConfig(
+        name=name,
+        data=str(folder.resolve()),
+        classes=section.classes,
+        good=section.good,
+        labels_per_class=config.labels_per_class,
+        test_per_class=config.test_per_class,
+        seed=config.seed,
+        device=config.device,
+        adoption_margin=config.adoption_margin,
+    )
+
+
+def _job(config: FederationConfig, network: Network, plants: list[str]) -> Job:
+    """Make release 0: the whole backbone, and a head of zeros where the head travels."""
+    head = FEDERATED[config.method].head
+    tensors = {n: v for n, v in read_tensors(network).items() if not n.startswith("head.")}
+    if head:
+        tensors["head.weight"] = np.zeros((len(config.classes), network.features), np.float32)
+        tensors["head.bias"] = np.zeros(len(config.classes), np.float32)
+    schema = Schema.of(tensors)
+    return Job(
+        run=f"seed-{config.seed}",
+        plants=tuple(sorted(plants)),
+        travelling=travelling(network, head=head, norm=config.norm_travels),
+        source=Release(number=0, schema=schema, vector=schema.flatten(tensors)),
+        config=config,
+    )
+
+
+def _common_classes(
+    config: FederationConfig, plants: Mapping[str, Description]
+) -> tuple[str, ...]:
+    """The classes of every plant, which must be the same where the head travels."""
+    first, *rest = plants
+    for other in rest:
+        if plants[other].classes != plants[first].classes:
+            raise ConfigError(
+                f"method must be one with personal heads where classes differ, got {config.method}: "
+                f"{first} has {list(plants[first].classes)}, {other} has "
+                f"{list(plants[other].classes)}; use fedper"
+            )
+    return plants[first].classes

@@ -1,0 +1,307 @@
+"""One simulation: many plants and a centre on this machine, from image folders to results.
+
+For each seed: look at the data, train every plant alone, hold the rounds, let the plants adopt,
+pool, then judge the test images once. Each step leaves its result on disk and is not done again
+when the run is continued, so it may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from client.personal import Version
+from client.plant import open_plant
+from client.tasks.metrics import Prediction
+from common.config import FederationConfig
+from common.errors import EngineError, StateError
+from common.files import unwritable
+from common.orders import Release
+from server.events import Event, ReplyArrived, RoundClosed
+from server.federation import Federation
+from simulation.local import LocalFleet
+from simulation.pooled import train_pooled
+from simulation.prepare import Prepared, find_plants, prepare
+from simulation.workers import Lost, Task, Workers
+
+#: Called with a phase, how many of its steps are done, how many there are, and a few words.
+Watch = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to simulate.
+
+    Attributes
+    ----------
+    base : folder of federation.toml; relative paths in it start there.
+    data : folder of plants.
+    out : run folder; further seeds go to ``out/seeds/<seed>``.
+    seeds : how many, from ``config.seed`` on.
+    plants : only these; empty means all in ``data``.
+    pooled : whether to train the pooled bound too.
+    alone : methods of one plant that every plant trains first.
+    together : whether to hold rounds; otherwise the plants stay alone.
+    start : a finished run folder whose models of plants alone are taken over (by seed).
+    """
+
+    config: FederationConfig
+    base: Path
+    data: Path
+    out: Path
+    engine: Literal["local", "flower"] = "local"
+    workers: int = 1
+    seeds: int = 1
+    plants: tuple[str, ...] = ()
+    resume: bool = False
+    pooled: bool = True
+    alone: tuple[str, ...] = ("head_only", "local")
+    together: bool = True
+    start: Path | None = None
+
+    def homes(self) -> dict[int, Path]:
+        """The run folder of each seed."""
+        return {seed: self.home(self.out, seed) for seed in self.all_seeds}
+
+    @property
+    def all_seeds(self) -> range:
+        return range(self.config.seed, self.config.seed + self.seeds)
+
+    def home(self, out: Path, seed: int) -> Path:
+        return out if seed == self.config.seed else out / "seeds" / str(seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One plant's test predictions by variant, and what it deployed."""
+
+    predictions: Mapping[str, Prediction]
+    source: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedRun:
+    """What one seed gave."""
+
+    seed: int
+    prepared: Prepared
+    judged: Mapping[str, Judged]
+    seconds: Mapping[str, float]
+
+
+@dataclass(kw_only=True)
+class _Phases:
+    """Seconds by phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 3)
+
+
+def run(plan: Plan, *, watch: Watch) -> list[SeedRun]:
+    """Run every seed of a plan.
+
+    Raises
+    ------
+    TransferlineError
+        For whatever the user can mend; what is on disk stays good for ``--resume``.
+    """
+    used = any((plan.out / name).exists() for name in ("run.json", "plants", "results.json"))
+    if used and not plan.resume:
+        raise StateError(
+            f"--out must be a new or empty folder, got {plan.out}, which holds a run; continue it "
+            "with --resume or choose another"
+        )
+    data = find_plants(plan.data, wanted=plan.plants)
+    with Workers(plan.workers) as workers:
+        return [
+            run_seed(
+                home,
+                plan=plan,
+                config=plan.config.model_copy(update={"seed": seed}),
+                data=data,
+                workers=workers,
+                watch=watch,
+            )
+            for seed, home in plan.homes().items()
+        ]
+
+
+def run_seed(
+    home: Path,
+    *,
+    plan: Plan,
+    config: FederationConfig,
+    data: Mapping[str, Path],
+    workers: Workers,
+    watch: Watch,
+) -> SeedRun:
+    """Run one seed in its run folder."""
+    phase = _Phases()
+    if plan.start is not None:
+        _take_over(plan.home(plan.start, config.seed), home)
+    with phase("data"):
+        prepared = prepare(home, config=config, base=plan.base, data=data, workers=workers)
+    for warning in prepared.warnings:
+        watch("warning", 0, 0, warning)
+    with phase("baselines"):
+        versions, pooled = _train_alone(prepared, plan=plan, workers=workers, watch=watch)
+    if plan.together:
+        with phase("rounds"):
+            _hold_rounds(prepared, plan=plan, workers=workers, watch=watch)
+    with phase("report"):
+        judged = _judge(prepared, versions, pooled, workers=workers, watch=watch)
+    return SeedRun(seed=config.seed, prepared=prepared, judged=judged, seconds=phase.seconds)
+
+
+# -- each plant alone, and all in one place ------------------------------------------------------
+
+
+def train_alone(folder: Path, method: str, source: Release, config: FederationConfig) -> Version:
+    """Let the plant in a folder train alone, in whatever process this runs."""
+    return open_plant(folder).train_alone(method, source=source, config=config)
+
+
+def _train_alone(
+    prepared: Prepared, *, plan: Plan, workers: Workers, watch: Watch
+) -> tuple[dict[str, dict[str, int]], list[Prediction] | None]:
+    """Return the versions by plant and method, and the pooled model's predictions."""
+    job = prepared.job
+    tasks = [
+        Task(place, train_alone, (prepared.folder(name), method, job.source, job.config))
+        for method in plan.alone
+        for place, name in enumerate(prepared.plants)
+    ]
+    labels = [(name, method) for method in plan.alone for name in prepared.plants]
+    if plan.pooled:
+        folders = prepared.folders
+        pooled_task = Task(len(folders), train_pooled, (prepared.home, folders, job.config, job.source))
+        tasks.append(pooled_task)
+        labels.append(("all plants", "pooled"))
+    versions: dict[str, dict[str, int]] = {name: {} for name in prepared.plants}
+    pooled: list[Prediction] | None = None
+    watch("training alone", 0, len(tasks), "")
+    for done, (position, result) in enumerate(_results(workers, tasks), start=1):
+        name, method = labels[position]
+        watch("training alone", done, len(tasks), f"{name}: {method}")
+        if method == "pooled":
+            pooled = result
+        else:
+            versions[name][method] = result.number
+    return versions, pooled
+
+
+def _results(workers: Workers, tasks: Sequence[Task]) -> Iterator[tuple[int, object]]:
+    """Results of tasks that must not be lost."""
+    for position, result in workers.each(tasks):
+        if isinstance(result, Lost):
+            raise EngineError(
+                "a worker process died, perhaps for want of memory; use fewer --workers and "
+                "continue with --resume"
+            )
+        yield position, result
+
+
+def _take_over(start: Path, home: Path) -> None:
+    """Copy what plants trained alone from another run folder, unless this one has its own."""
+    for part in ("plants", "pooled"):
+        if (start / part).is_dir() and not (home / part).exists():
+            try:
+                shutil.copytree(start / part, home / f".{part}")
+                (home / f".{part}").rename(home / part)
+            except OSError as error:
+                raise unwritable(home / part, error) from error
+
+
+# -- together ------------------------------------------------------------------------------------
+
+
+def _hold_rounds(prepared: Prepared, *, plan: Plan, workers: Workers, watch: Watch) -> None:
+    """Hold the rounds and the adoption on the engine of the plan."""
+    job = prepared.job
+    total = (job.config.rounds + 1) * len(prepared.plants)
+    done = 0
+
+    def tell(event: Event) -> None:
+        nonlocal done
+        if isinstance(event, ReplyArrived):
+            done += 1
+            note = f"round {event.round}: {event.plant} {event.outcome}"
+            watch("learning together", min(done, total), total, f"{note} {event.reason}".rstrip())
+        elif isinstance(event, RoundClosed) and event.outcome != "committed":
+            watch("warning", 0, 0, f"round {event.round} {event.outcome}: {event.reason}")
+
+    watch("learning together", 0, total, "")
+    if plan.engine == "flower":
+        from simulation.flower import run_flower  # noqa: PLC0415  Ray is an extra
+
+        run_flower(prepared.home, plants=len(prepared.plants), workers=plan.workers, events=tell)
+        return
+    fleet = LocalFleet(prepared.home, plants=list(prepared.plants), workers=workers)
+    Federation(
+        prepared.home,
+        fleet=fleet,
+        config=job.config,
+        source=job.source,
+        travelling=job.travelling,
+        run=job.run,
+        events=tell,
+    ).run()
+
+
+# -- judged --------------------------------------------------------------------------------------
+
+
+def judge(folder: Path, config: FederationConfig, versions: Mapping[str, int]) -> Judged:
+    """Judge a plant's test images with each of its models; each model runs once."""
+    plant = open_plant(folder)
+    deployed = plant.store.deployed()
+    if deployed is None:
+        raise StateError(f"{folder} must have a deployed model, got none; continue with --resume")
+    numbers = {**versions, "deployed": deployed.version}
+    federated = [v.number for v in plant.store.versions() if v.kind == "federated"]
+    if federated:
+        numbers["federated"] = federated[-1]
+    once = {number: plant.test(number, config=config) for number in set(numbers.values())}
+    return Judged(
+        predictions={variant: once[number] for variant, number in numbers.items()},
+        source=deployed.source,
+        why=deployed.why,
+    )
+
+
+def _judge(
+    prepared: Prepared,
+    versions: Mapping[str, Mapping[str, int]],
+    pooled: list[Prediction] | None,
+    *,
+    workers: Workers,
+    watch: Watch,
+) -> dict[str, Judged]:
+    config = prepared.job.config
+    names = list(prepared.plants)
+    tasks = [
+        Task(place, judge, (prepared.folder(name), config, versions[name]))
+        for place, name in enumerate(names)
+    ]
+    judged: dict[str, Judged] = {}
+    watch("judging", 0, len(tasks), "")
+    for done, (position, result) in enumerate(_results(workers, tasks), start=1):
+        assert isinstance(result, Judged)
+        name = names[position]
+        extra = {"pooled": pooled[position]} if pooled else {}
+        judged[name] = Judged(
+            predictions={**result.predictions, **extra}, source=result.source, why=result.why
+        )
+        watch("judging", done, len(tasks), name)
+    return {name: judged[name] for name in names}

@@ -1,0 +1,128 @@
+"""What a run or a comparison says, in sentences: the top of the report.
+
+A gain counts as clear when its whole 95 % interval is above zero, and a plant as harmed when the
+whole interval is below; all else is noise and is called so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from simulation.charts import per_cent, points
+from simulation.results import Comparison, Deployed, Interval, Results, Scores
+
+RISK = 0.01
+"""A loss that cannot be ruled out is named from here on, as a share."""
+
+
+def story(results: Results) -> list[str]:
+    """Return what joining gave, in a few sentences; the first is the headline."""
+    gain, mean, metric = results.gain, results.mean, results.metric.replace("_", " ")
+    average = " on average" if len(results.plants) > 1 else ""
+    if all(plant.deployed.source == "local" for plant in results.plants.values()):
+        first = f"Joining changed nothing: every plant runs its local model ({metric} "
+        first += f"{per_cent(mean.deployed.value)} %{average})."
+    else:
+        span = f"95 % interval {points(gain.low)} to {points(gain.high)}"
+        ends = f"from {per_cent(mean.local.value)} to {per_cent(mean.deployed.value)} %"
+        size = f"{per_cent(abs(gain.value))} points"
+        if gain.low > 0:
+            first = f"Joining raised {metric} by {size}{average}, {ends} ({span})."
+        elif gain.high < 0:
+            first = f"Joining lowered {metric} by {size}{average}, {ends} ({span})."
+        else:
+            first = (
+                f"Joining made no clear difference: {metric} moved by {points(gain.value)} "
+                f"points{average}, {ends} ({span})."
+            )
+    return [first, *_plants_story(results)]
+
+
+def _plants_story(results: Results) -> Iterator[str]:
+    plants = results.plants
+    worst = min(plants, key=lambda name: (plants[name].gain.value, plants[name].gain.low))
+    gain = plants[worst].gain
+    if len(plants) > 1:
+        clear = sum(plant.gain.low > 0 for plant in plants.values())
+        yield (
+            f"The gain is clear at {clear} of {len(plants)} plants. The smallest is at {worst}: "
+            f"{points(gain.value)} points ({points(gain.low)} to {points(gain.high)})."
+        )
+    hurt = harmed(results)
+    if hurt:
+        yield f"Harmed, beyond noise: {names(hurt)}."
+    else:
+        yield "No plant is worse off by more than noise."
+    risky = [name for name, plant in plants.items() if plant.gain.low < -RISK]
+    if risky := [name for name in risky if name not in hurt]:
+        yield (
+            f"A loss of more than {100 * RISK:.0f} point cannot be ruled out at {names(risky)}: "
+            "the lower end of the gain's interval is below that."
+        )
+
+
+def compare_story(compare: Comparison, runs: Mapping[str, Results]) -> list[str]:
+    """Return which method is best on average, and what that is against local."""
+    metric, first = compare.metric.replace("_", " "), best(compare)
+    scores = compare.methods[first]
+    top = (scores.deployed or scores).mean
+    lines = [
+        f"{first} has the highest mean {metric}: {per_cent(top.value)} % "
+        f"(95 % interval {per_cent(top.low)} to {per_cent(top.high)})."
+    ]
+    if first in runs:
+        gain = runs[first].gain
+        lines.append(
+            f"Against each plant alone: {points(gain.value)} points "
+            f"({points(gain.low)} to {points(gain.high)}, paired)."
+        )
+    others = [
+        name
+        for name, other in compare.methods.items()
+        if name != first
+        and not (name == "local" and first in runs)
+        and (other.deployed or other).mean.high >= top.low
+    ]
+    if others:
+        lines.append(
+            f"Its interval meets that of {names(others)}: between these the order may be chance."
+        )
+    return lines
+
+
+def adopted(deployed: Deployed) -> str:
+    """Return what is deployed: ``federated (4 of 5 seeds)``."""
+    word = deployed.source.replace("_", " ")
+    total = sum(deployed.sources.values())
+    count = deployed.sources.get(deployed.source, 0)
+    return word if total <= 1 or not count else f"{word} ({count} of {total} seeds)"
+
+
+def verdict(gain: Interval) -> str:
+    """Return in two words what a gain's interval says."""
+    if gain.low > 0:
+        return "clear gain"
+    if gain.high < 0:
+        return "harmed"
+    return "unchanged" if gain.low == gain.high == 0 else "within noise"
+
+
+def harmed(results: Results) -> list[str]:
+    """Return the plants whose whole interval of the gain is below zero."""
+    return [name for name, plant in results.plants.items() if plant.gain.high < 0]
+
+
+def names(some: list[str]) -> str:
+    """Return names as a phrase; beyond seven the last ones are counted."""
+    shown = some if len(some) <= 7 else [*some[:6], f"{len(some) - 6} more"]
+    return ", ".join(shown[:-1]) + " and " + shown[-1] if len(shown) > 1 else "".join(shown)
+
+
+def best(compare: Comparison) -> str:
+    """Return the method with the highest mean, as deployed where there is such a score."""
+
+    def final(name: str) -> float:
+        scores: Scores = compare.methods[name].deployed or compare.methods[name]
+        return scores.mean.value
+
+    return max(compare.methods, key=final)
