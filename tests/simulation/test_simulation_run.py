@@ -1,0 +1,223 @@
+"""A whole simulation on small made-up plants: results, resume after a kill, equal engines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.config import FederationConfig, MethodConfig, TrainingConfig
+from common.errors import ConfigError, DataError, StateError
+from server.releases import Releases
+from simulation.collect import collect
+from simulation.compare import compare
+from simulation.factory import write_plants
+from simulation.onboard import onboard
+from simulation.results import load_results, save_results
+from simulation.run import Plan, run
+
+
+def quiet(phase: str, done: int, total: int, note: str) -> None:
+    """Watch nothing."""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    write_plants(root, plants=2, images_per_class=14, size=32)
+    return root
+
+
+@pytest.fixture
+def plan(tmp_path: Path, images: Path) -> Plan:
+    config = FederationConfig(
+        backbone="squeezenet1_1",
+        weights="none",
+        image_size=32,
+        rounds=2,
+        local_epochs=1,
+        device="cpu",
+        training=TrainingConfig(epochs=1, head_epochs=5),
+    )
+    return Plan(config=config, base=tmp_path, data=images, out=tmp_path / "out")
+
+
+def hashes(home: Path) -> list[str]:
+    releases = Releases(home)
+    return [releases.read(number).hash for number in releases.numbers()]
+
+
+def digest(plants: Path) -> str:
+    """Of every model that the plants keep."""
+    total = hashlib.sha256()
+    for path in sorted(plants.glob("*/personal/**/*")):
+        if path.is_file():
+            total.update(path.relative_to(plants).as_posix().encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def test_a_run_gives_every_variant_of_every_plant(plan: Plan) -> None:
+    seeds = replace(plan, seeds=2)
+    results = collect(seeds, run(seeds, watch=quiet))
+    save_results(plan.out / "results.json", results)
+    assert load_results(plan.out / "results.json") == results
+    assert list(results.plants) == [folder.name for folder in sorted(plan.data.iterdir())]
+    for plant in results.plants.values():
+        assert plant.pooled is not None
+        assert plant.deployed.source in ("local", "federated")
+        assert sum(plant.deployed.sources.values()) == 2
+        shown = {"local": plant.local, "federated": plant.federated}[plant.deployed.source]
+        if len(plant.deployed.sources) == 1:
+            assert plant.deployed.value == pytest.approx(shown.value)
+    assert [(entry.seed, entry.round) for entry in results.rounds] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert (plan.out / "seeds" / "1" / "releases" / "2").is_dir()
+    assert all(reply.bytes_up > 0 for entry in results.rounds for reply in entry.replies.values())
+
+
+def test_workers_do_not_change_results(plan: Plan, tmp_path: Path) -> None:
+    run(plan, watch=quiet)
+    other = replace(plan, out=tmp_path / "two", workers=2)
+    run(other, watch=quiet)
+    assert hashes(plan.out) == hashes(other.out)
+    assert digest(plan.out / "plants") == digest(other.out / "plants")
+
+
+def test_killed_at_any_moment_and_resumed_it_ends_the_same(plan: Plan, tmp_path: Path) -> None:
+    run(plan, watch=quiet)
+    settings = tmp_path / "federation.json"
+    settings.write_text(plan.config.model_dump_json())
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from common.config import FederationConfig; from simulation.run import Plan, run\n"
+        "config = FederationConfig.model_validate_json(Path(sys.argv[1]).read_text())\n"
+        "def watch(phase, done, total, note): print(phase, done, flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    run(Plan(config=config, base=Path(), data=Path(sys.argv[2]), out=Path(sys.argv[3]),"
+        " resume=True), watch=watch)\n"
+    )
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", code, str(settings), str(plan.data), str(out)]
+    for moment in ("training alone 2", "learning together 1", "learning together 3", "judging 1"):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == moment:
+                break
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    run(replace(plan, out=out, resume=True), watch=quiet)
+    assert hashes(out) == hashes(plan.out)
+    assert digest(out / "plants") == digest(plan.out / "plants")
+
+
+def test_a_used_folder_needs_resume(plan: Plan) -> None:
+    plan.out.mkdir()
+    (plan.out / "run.json").write_text("{}")
+    with pytest.raises(StateError, match="--resume"):
+        run(plan, watch=quiet)
+
+
+def test_fedavg_needs_equal_classes(plan: Plan) -> None:
+    config = plan.config.model_copy(update={"method": "fedavg"})
+    with pytest.raises(ConfigError, match=r"classes differ.*use fedper"):
+        run(replace(plan, config=config), watch=quiet)
+
+
+def test_no_such_folder_and_no_plants(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        run(replace(plan, data=tmp_path / "nowhere"), watch=quiet)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="<plant>/<class>/"):
+        run(replace(plan, data=tmp_path / "empty"), watch=quiet)
+    with pytest.raises(DataError, match="plants must be among"):
+        run(replace(plan, plants=("plant-9",)), watch=quiet)
+
+
+def test_a_plant_in_the_settings_that_is_not_there(plan: Plan) -> None:
+    config = FederationConfig.model_validate(
+        {**plan.config.model_dump(), "plants": {"plant-9": {}}}
+    )
+    with pytest.raises(ConfigError, match="plant-9"):
+        run(replace(plan, config=config), watch=quiet)
+
+
+def test_a_plant_that_cannot_train_does_not_end_the_run(plan: Plan) -> None:
+    """An absurd step makes every loss NaN: rounds are skipped, the plants keep what they have."""
+    training = plan.config.training.model_copy(update={"round_learning_rate": 1e30})
+    methods = MethodConfig(personal_fine_tune=False)
+    config = plan.config.model_copy(update={"training": training, "methods": methods})
+    results = collect(plan, run(replace(plan, config=config), watch=quiet))
+    assert {entry.outcome for entry in results.rounds} == {"skipped"}
+    reasons = {reply.reason for entry in results.rounds for reply in entry.replies.values()}
+    assert reasons == {"training"}
+    assert len(hashes(plan.out)) == 1
+
+
+def test_compare_starts_every_method_from_the_same_plants(plan: Plan) -> None:
+    comparison = compare(plan, ["local", "fedper", "fedbn"], watch=quiet)
+    assert list(comparison.methods) == ["local", "fedper", "fedbn"]
+    assert comparison.methods["local"].deployed is None
+    for name in ("fedper", "fedbn"):
+        results = load_results(plan.out / comparison.runs[name])
+        for plant, row in results.plants.items():
+            assert row.local.value == comparison.methods["local"].plants[plant].value
+    assert (plan.out / "report.html").stat().st_size > 10_000
+
+
+def test_compare_refuses_unknown_methods(plan: Plan) -> None:
+    with pytest.raises(ConfigError, match="fedsgd"):
+        compare(plan, ["local", "fedsgd"], watch=quiet)
+
+
+def test_onboarding_says_what_a_release_gives(plan: Plan, images: Path) -> None:
+    run(replace(plan, pooled=False), watch=quiet)
+    plant = sorted(images.iterdir())[0]
+    rows = onboard(
+        plan.config,
+        base=plan.base,
+        release=plan.out / "releases" / "2",
+        data=plant,
+        labels=[3, 500],
+        seeds=1,
+        out=plan.out / "onboard",
+        watch=quiet,
+    )
+    assert rows[0].gain is not None
+    assert rows[0].source is not None
+    assert rows[1].gain is None
+    assert "500" in rows[1].problem or "must" in rows[1].problem
+    written = json.loads((plan.out / "onboard" / "onboard.json").read_text())
+    assert [row["labels"] for row in written["rows"]] == [3, 500]
+
+
+def test_a_missing_release_is_named(plan: Plan, images: Path) -> None:
+    with pytest.raises(StateError, match="nowhere"):
+        onboard(
+            plan.config,
+            base=plan.base,
+            release=plan.out / "nowhere",
+            data=sorted(images.iterdir())[0],
+            labels=[3],
+            seeds=1,
+            out=plan.out / "onboard",
+            watch=quiet,
+        )
+
+
+def test_damaged_state_is_one_line(plan: Plan) -> None:
+    run(replace(plan, pooled=False), watch=quiet)
+    shutil.rmtree(plan.out / "releases" / "2")
+    (plan.out / "releases" / "1" / "backbone.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(StateError) as caught:
+        run(replace(plan, pooled=False, resume=True), watch=quiet)
+    assert "\n" not in str(caught.value)
