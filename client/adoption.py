@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+
+from client.personal import Deployment, PersonalStore, Version
 
 #: One-sided confidence of the lower bound.
 CONFIDENCE = 0.8
@@ -38,6 +40,37 @@ class Verdict:
     why: str
 
 
+def decide(
+    store: PersonalStore,
+    candidate: Version,
+    *,
+    truth: npt.NDArray[np.integer],
+    margin: float,
+) -> Deployment:
+    """Apply the rule to a stored candidate and deploy what it says.
+
+    Parameters
+    ----------
+    truth : class indices of the images that the candidate's evidence is about.
+    margin : as in `judge`.
+
+    Returns
+    -------
+    What inspects parts from now on.
+    """
+    deployed = store.deployed()
+    if deployed is not None and deployed.version == candidate.number:
+        return deployed
+    if deployed is None:
+        return store.deploy(candidate, why="the plant had no model before")
+    current = store.version(deployed.version)
+    if current.judged != candidate.judged:
+        why = "kept what it had: the labelled images are others than it was judged on; train alone"
+        return store.deploy(current, why=why)
+    verdict = judge(store.evidence(current), store.evidence(candidate), truth, margin=margin)
+    return store.deploy(candidate if verdict.adopt else current, why=verdict.why)
+
+
 def judge(
     current: npt.NDArray[np.floating],
     candidate: npt.NDArray[np.floating],
@@ -51,7 +84,7 @@ def judge(
     ----------
     current, candidate : class probabilities, shape (images, classes).
     truth : class indices, shape (images,).
-    margin : how much worse the candidate may be, in points of probability.
+    margin : how much worse the candidate may be, in probability, 0 to 1.
     """
     rows = np.arange(len(truth))
     difference = candidate[rows, truth].astype(np.float64) - current[rows, truth]
@@ -73,11 +106,35 @@ def _half_width(
     place: npt.NDArray[np.intp],
     counts: npt.NDArray[np.intp],
 ) -> float:
-    """Stratified standard error times Student's quantile, with the variance pooled over classes."""
+    """Return the stratified standard error, its variance pooled over classes, times `quantile`.
+
+    With one image a class there is no variance to estimate: the width has no bound.
+    """
     freedom = len(difference) - len(counts)
     if freedom < 1:
         return math.inf
     means = np.bincount(place, weights=difference) / counts
     variance = float(((difference - means[place]) ** 2).sum()) / freedom
     error = math.sqrt(variance * float((1.0 / counts).sum())) / len(counts)
-    return float(stats.t.ppf(CONFIDENCE, freedom)) * error
+    return quantile(CONFIDENCE, freedom=freedom) * error
+
+
+def quantile(probability: float, *, freedom: int) -> float:
+    """Return a quantile of Student's distribution.
+
+    Exact for one and two degrees of freedom, then the expansion 26.7.5 of Abramowitz and Stegun,
+    "Handbook of Mathematical Functions": at `CONFIDENCE` within 0.0002, from five on 0.00002.
+    """
+    if freedom == 1:
+        return math.tan(math.pi * (probability - 0.5))
+    if freedom == 2:
+        return (2 * probability - 1) / math.sqrt(2 * probability * (1 - probability))
+    z = NormalDist().inv_cdf(probability)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return math.fsum(term / freedom**power for power, term in enumerate(terms))

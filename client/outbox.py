@@ -1,22 +1,23 @@
 """Answers that were given: the same order again gets the same bytes, without training.
 
-An answer is filed under (run, round, kind) with the release that it belongs to. The last few are
+An answer is filed under (run, round, kind) with the order that it belongs to. The last few are
 kept, so that a resumed centre may ask again and a replay changes nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
+from urllib.parse import quote
 
-import numpy as np
-
-from common.errors import UpdateError
+from common.errors import StateError, UpdateError
 from common.files import load_tensors, save_tensors
 from common.orders import Order, Reply
 
 KEPT = 3
+
+#: Settings that only the centre uses: a resumed one may have changed them.
+_CENTRE = {"name", "rounds", "min_plants", "fraction", "round_deadline", "server", "plants"}
 
 
 class Outbox:
@@ -32,35 +33,47 @@ class Outbox:
         ------
         UpdateError
             If another order was answered for the same run and round.
+        StateError
+            If the answer on disk is damaged.
         """
         path = self._path(order)
         if not path.exists():
             return None
         tensors, metadata = load_tensors(path)
-        if metadata["order"] != _digest(order):
-            raise UpdateError(
-                f"round {order.round} of run {order.run} was answered for another order; "
-                "a round is answered once"
-            )
-        return Reply.of(metadata["head"], tensors.get("update"))
+        try:
+            if metadata["order"] != _digest(order):
+                raise UpdateError(
+                    f"round {order.round} of run {order.run} was answered for another order; "
+                    "a round is answered once"
+                )
+            return Reply.of(metadata["head"], tensors.get("update"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"{path} is damaged: {error!r}; restore it from a backup") from error
 
     def put(self, order: Order, reply: Reply) -> None:
-        """File an answer, before it is sent."""
+        """File an answer, before it is sent.
+
+        Raises
+        ------
+        StateError
+            If the folder cannot be written.
+        """
         tensors = {} if reply.vector is None else {"update": reply.vector}
         metadata = {"head": reply.head(), "order": _digest(order)}
-        save_tensors(self._path(order), tensors or {"empty": np.zeros(1, np.float32)}, metadata)
+        save_tensors(self._path(order), tensors, metadata)
         filed = sorted(self.folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns)
         for old in filed[:-KEPT]:
             old.unlink(missing_ok=True)
 
-    def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _path(self, order: Order) -> Path:
-        return self.folder / f"{order.key}.safetensors"
+        """Return the place of an answer; the run's name comes from outside and stays one name."""
+        return self.folder / f"{quote(order.key, safe='')}.safetensors"
 
 
 def _digest(order: Order) -> str:
-    """What makes two orders the same: everything but the time they allow."""
-    same = f"{order.run}/{order.round}/{order.kind}/{order.release}/{','.join(order.cohort)}"
+    """Digest what the answer depends on: all but the time allowed and the centre's own settings."""
+    config = order.config.model_dump_json(exclude=_CENTRE)
+    same = (
+        f"{order.run}/{order.round}/{order.kind}/{order.release}/{','.join(order.cohort)}/{config}"
+    )
     return hashlib.sha256(same.encode()).hexdigest()

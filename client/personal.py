@@ -1,8 +1,9 @@
 """What stays at the plant: numbered versions of tensors, and which of them inspects parts now.
 
 A version is a folder ``personal/<n>`` with the tensors and a manifest. It is written under another
-name and renamed, so that it is there whole or not at all; versions only ever get added, and old
-ones of finished rounds are pruned. ``deployed.json`` names the version that the line uses.
+name and renamed, and renamed back before it is removed, so that it is there whole or not at all;
+versions never change, and those of old rounds are pruned. ``deployed.json`` names the version that
+the line uses.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +29,12 @@ from common.files import (
 )
 
 Arrays = dict[str, npt.NDArray[np.float32]]
+T = TypeVar("T")
 
 #: Name under which a whole model's evidence lies beside its tensors.
 EVIDENCE = "evidence"
 
-#: Versions of rounds that are kept; models that were candidates for deployment are all kept.
+#: Rounds whose versions are kept; models that were candidates for deployment are all kept.
 ROUNDS_KEPT = 5
 
 
@@ -47,6 +49,7 @@ class Version:
         ``head_only``, ``local``, ``federated``.
     basis : what it was made from; an equal basis means equal content (resume).
     scores : on the validation split.
+    judged : of a whole model, digest of the labelled images that its evidence is about.
     """
 
     number: int
@@ -55,6 +58,7 @@ class Version:
     round: int
     basis: str
     scores: Mapping[str, float]
+    judged: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +77,15 @@ class PersonalStore:
         self.folder = folder
 
     def versions(self) -> list[Version]:
-        """Every whole version, oldest first."""
+        """Return every whole version, oldest first.
+
+        Raises
+        ------
+        StateError
+            If a manifest is damaged.
+        """
         numbers = sorted(int(p.name) for p in self.folder.glob("[0-9]*") if p.name.isdigit())
-        return [self._manifest(number) for number in numbers]
+        return [self.version(number) for number in numbers]
 
     def add(
         self,
@@ -83,11 +93,12 @@ class PersonalStore:
         *,
         kind: str,
         run: str,
-        round: int,
+        round: int,  # noqa: A002  the domain's word
         basis: str,
         scores: Mapping[str, float],
+        judged: str = "",
     ) -> Version:
-        """Store tensors as the next version.
+        """Store tensors as the next version; the fields are those of `Version`.
 
         Raises
         ------
@@ -97,69 +108,105 @@ class PersonalStore:
         known = self.versions()
         number = known[-1].number + 1 if known else 1
         version = Version(
-            number=number, kind=kind, run=run, round=round, basis=basis, scores=dict(scores)
+            number=number,
+            kind=kind,
+            run=run,
+            round=round,
+            basis=basis,
+            scores=dict(scores),
+            judged=judged,
         )
-        part, place = self.folder / f".{number}.part", self.folder / str(number)
+        part, place = self._part(number), self.folder / str(number)
         try:
             shutil.rmtree(part, ignore_errors=True)
             save_tensors(part / "personal.safetensors", tensors)
             write_json(part / "manifest.json", asdict(version))
             os.replace(part, place)
             sync_folder(self.folder)
+            self._prune([*known, version])
         except OSError as error:
             raise unwritable(place, error) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        self._prune([*known, version])
         return version
 
     def load(self, version: Version) -> Arrays:
-        """Read a version's tensors; StateError if they are damaged."""
+        """Read a version's tensors.
+
+        Raises
+        ------
+        StateError
+            If they are damaged.
+        """
         return load_tensors(self.folder / str(version.number) / "personal.safetensors")[0]
 
     def find(self, *, kind: str, basis: str) -> Version | None:
-        """The newest version of a kind that was made from ``basis``."""
+        """Return the newest version of a kind that was made from ``basis``."""
         fits = [v for v in self.versions() if v.kind == kind and v.basis == basis]
         return fits[-1] if fits else None
 
-    def before(self, *, run: str, round: int) -> Version | None:
-        """The personal part with which a round starts: that of the last round before it."""
+    def before(self, *, run: str, round: int) -> Version | None:  # noqa: A002  the domain's word
+        """Return the personal part with which a round starts: that of the last round before it."""
         fits = [v for v in self.versions() if v.kind == "round" and v.run == run]
         fits = [v for v in fits if v.round < round]
         return max(fits, key=lambda v: (v.round, v.number), default=None)
 
     def deployed(self) -> Deployment | None:
-        """What inspects parts now; None before the first model."""
-        path = self.folder / "deployed.json"
-        return Deployment(**read_json(path)) if path.exists() else None
+        """Return what inspects parts now; None before the first model.
 
-    def deploy(self, version: Version, *, why: str) -> None:
+        Raises
+        ------
+        StateError
+            If the note of it is damaged.
+        """
+        path = self.folder / "deployed.json"
+        return _read(path, Deployment) if path.exists() else None
+
+    def deploy(self, version: Version, *, why: str) -> Deployment:
         """Make a version the one that inspects parts."""
         entry = Deployment(version=version.number, source=version.kind, why=why)
         write_json(self.folder / "deployed.json", asdict(entry))
+        return entry
 
     def version(self, number: int) -> Version:
-        """The manifest of a version; StateError if it is not there."""
-        return self._manifest(number)
+        """Return the manifest of a version.
+
+        Raises
+        ------
+        StateError
+            If it is not there or damaged.
+        """
+        return _read(self.folder / str(number) / "manifest.json", Version)
 
     def model(self, number: int) -> Arrays:
-        """Tensors of a whole model, by name."""
-        tensors = self.load(self._manifest(number))
+        """Return the tensors of a whole model, by name."""
+        tensors = self.load(self.version(number))
         tensors.pop(EVIDENCE, None)
         return tensors
 
     def evidence(self, version: Version) -> npt.NDArray[np.float32]:
-        """A whole model's probabilities for images that it was not trained on."""
+        """Return a whole model's probabilities for images that it was not trained on."""
         return self.load(version)[EVIDENCE]
 
-    def _manifest(self, number: int) -> Version:
-        path = self.folder / str(number) / "manifest.json"
-        try:
-            return Version(**read_json(path))
-        except TypeError as error:
-            raise StateError(f"{path} is damaged: {error}; restore it from a backup") from error
+    def _part(self, number: int) -> Path:
+        """Return the name under which a version is not whole: being written, or being removed."""
+        return self.folder / f".{number}.part"
 
     def _prune(self, versions: list[Version]) -> None:
-        rounds = [v for v in versions if v.kind == "round"]
-        for old in rounds[:-ROUNDS_KEPT]:
-            shutil.rmtree(self.folder / str(old.number), ignore_errors=True)
+        """Remove parts of old rounds, and all but the newest of a round that was trained twice."""
+        rounds = {(v.run, v.round): v.number for v in versions if v.kind == "round"}
+        kept = sorted(rounds.values())[-ROUNDS_KEPT:]
+        for version in versions:
+            if version.kind == "round" and version.number not in kept:
+                part = self._part(version.number)
+                shutil.rmtree(part, ignore_errors=True)
+                (self.folder / str(version.number)).rename(part)
+        for part in self.folder.glob(".*.part"):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        return kind(**read_json(path))
+    except TypeError as error:
+        raise StateError(f"{path} is damaged: {error}; restore it from a backup") from error

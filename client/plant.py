@@ -14,37 +14,33 @@ trained again to the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from client import adoption
+from client.clock import Clock
+from client.exchange import assemble, cut_update, head_arrived, own_part
 from client.methods import ALONE, FEDERATED, Work
+from client.origin import basis, judged_images, seed_of
 from client.outbox import Outbox
-from client.personal import EVIDENCE, Arrays, PersonalStore, Version
+from client.personal import EVIDENCE, PersonalStore, Version
 from client.protection import protect
 from client.selection import Evidence, judged
 from client.tasks import TASKS
 from client.tasks.images import ImageData, ImageTask, Selection
 from client.tasks.metrics import Prediction
 from client.training import Trainer, choose_device, quick_scores
-from common.backbone import Network, build, read_tensors, travelling, write_tensors
+from common.backbone import Network, build, read_tensors, write_tensors
 from common.config import FederationConfig, PlantConfig
 from common.errors import ConfigError, TransferlineError, UpdateError
 from common.files import write_atomic
 from common.orders import Kind, Order, Outcome, Release, Reply
 from common.sharing import FEDERATED as SHARING
 from common.toml import literal, read_toml, validate
-from common.update import Schema, Update
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +49,23 @@ Scores = dict[str, dict[str, float]]
 
 @cache
 def open_plant(folder: Path) -> Plant:
-    """Open a plant once a process: dataset, network and device stay warm between rounds."""
+    """Open a plant once a process: its images stay in memory, on the device, between rounds."""
     return Plant.open(folder)
 
 
 @dataclass(kw_only=True)
 class Plant:
-    """One plant, open in this process."""
+    """One plant, open in this process.
+
+    Attributes
+    ----------
+    folder : the plant's own; see the top of this file.
+    settings : what is in plant.toml.
+    """
 
     folder: Path
     settings: PlantConfig
-    _data: dict[int, ImageData] = field(default_factory=dict)
+    _data: dict[int, ImageData] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, folder: Path) -> Plant:
@@ -100,17 +102,18 @@ class Plant:
     def outbox(self) -> Outbox:
         return Outbox(self.folder / "outbox")
 
-    # -- what engines call -------------------------------------------------------------------
-
     def answer(self, order: Order, release: Release) -> Reply:
-        """Answer one order; every failure is an answer too, with the plant's state as it was."""
+        """Answer one order; every failure is an answer too, with the plant's state as it was.
+
+        The same order again gets the same answer. An order that is not for this plant, does not
+        fit the release, or is another one for an answered round is declined.
+        """
         try:
             self._check(order, release)
             if (kept := self.outbox.find(order)) is not None:
                 return kept
-            reply = self._train(order, release) if order.kind is Kind.TRAIN else self._adopt(
-                order, release
-            )
+            work_out = self._train if order.kind is Kind.TRAIN else self._adopt
+            reply = work_out(order, release)
             self.outbox.put(order, reply)
         except TransferlineError as error:
             log.warning("%s: round %d: %s", self.name, order.round, error)
@@ -121,20 +124,27 @@ class Plant:
     def train_alone(self, method: str, *, source: Release, config: FederationConfig) -> Version:
         """Train a whole model from the source release at this plant only, and keep it.
 
-        The first model a plant ever has is deployed; it is what the federation must not worsen.
+        A model that was trained from the same source, settings and data is not trained again. The
+        ``local`` model is deployed where there is none, or one from other images: it is what the
+        federation must not worsen.
+
+        Raises
+        ------
+        TransferlineError
+            If the data, the settings or the training fail; the plant's state is as it was.
         """
-        basis = _basis(method, source, config)
-        version = self.store.find(kind=method, basis=basis)
+        made_from = basis(method, release=source, config=config, data=self.data(config))
+        version = self.store.find(kind=method, basis=made_from)
         if version is None:
-            work = self._work(source, config, seed=self._seed(config, method))
+            work = self._work(source, config, moment=method)
             evidence = ALONE[method](work)
-            version = self._keep(work, evidence, kind=method, basis=basis)
-        if method == "local" and self.store.deployed() is None:
+            version = self._keep(work, evidence, kind=method, made_from=made_from)
+        if method == "local" and self._may_replace(version):
             self.store.deploy(version, why="trained at this plant alone")
         return version
 
     def test(self, version: int, *, config: FederationConfig) -> Prediction:
-        """Judge the test images with a stored model; for the report only."""
+        """Judge the test images with a stored whole model; for the report only."""
         data = self.data(config)
         network = self._network(config)
         write_tensors(network, self.store.model(version))
@@ -155,14 +165,12 @@ class Plant:
             self._data[size] = data.to(choose_device(self.settings.device))
         return self._data[size]
 
-    # -- the two kinds of order --------------------------------------------------------------
-
     def _train(self, order: Order, release: Release) -> Reply:
         """Evaluate the release, train from it, store the personal part, return the update."""
         clock = Clock()
         config = order.config
         before = self.store.before(run=order.run, round=order.round)
-        work = self._work(release, config, seed=self._seed(config, order.round), personal=before)
+        work = self._work(release, config, moment=order.round, personal=before)
         scores: Scores = {}
         with clock("evaluate"):
             if not work.first:
@@ -171,10 +179,11 @@ class Plant:
             FEDERATED[config.method].train(work)
             scores["trained"] = work.trainer.validate(work.network)
         with clock("protect"):
-            trained = read_tensors(work.network)
-            update = protect(self._cut(trained, release, work, config), config)
+            trained, weight = work.snapshot(), len(work.train)
+            update = cut_update(work.network, trained, release, config=config, weight=weight)
+            update = protect(update, config)
         self.store.add(
-            {**self._own(trained, work, config), **work.extra},
+            {**own_part(work.network, trained, config=config), **work.extra},
             kind="round",
             run=order.run,
             round=order.round,
@@ -195,44 +204,43 @@ class Plant:
         clock = Clock()
         config = order.config
         before = self.store.before(run=order.run, round=order.round)
-        work = self._work(release, config, seed=self._seed(config, "adopt"), personal=before)
+        work = self._work(release, config, moment="adopt", personal=before)
         scores: Scores = {}
         with clock("evaluate"):
             if not work.first:
                 FEDERATED[config.method].start(work)
                 scores["incoming"] = work.trainer.validate(work.network)
         with clock("tune"):
-            tune = "fine_tune" if config.methods.personal_fine_tune else "head_only"
-            evidence = ALONE[tune](work)
+            candidate = self._tune(order, release, work)
         with clock("adopt"):
-            basis = _basis("federated", release, config)
-            version = self._keep(work, evidence, kind="federated", basis=basis, order=order)
-            notes = self._decide(version, work.trainer.data)
-            scores["tuned"] = dict(version.scores)
-            scores["deployed"] = dict(self.store.version(notes["version"]).scores)
+            data = work.trainer.data
+            truth = data.labels[judged(data)].cpu().numpy()
+            margin = self.settings.adoption_margin
+            now = adoption.decide(self.store, candidate, truth=truth, margin=margin)
+        scores["tuned"] = dict(candidate.scores)
+        scores["deployed"] = dict(self.store.version(now.version).scores)
+        notes = {"adopted": now.version == candidate.number, **asdict(now)}
         return self._reply(order, scores=scores, seconds=clock.seconds, notes=notes)
 
-    def _decide(self, candidate: Version, data: ImageData) -> dict[str, Any]:
-        """Apply the no-harm rule to a stored candidate."""
-        store = self.store
-        deployed = store.deployed()
-        if deployed is None:
-            store.deploy(candidate, why="the plant had no model before")
-        elif deployed.version != candidate.number:
-            current = store.version(deployed.version)
-            verdict = adoption.judge(
-                store.evidence(current),
-                store.evidence(candidate),
-                data.labels[judged(data)].cpu().numpy(),
-                margin=self.settings.adoption_margin,
-            )
-            store.deploy(candidate if verdict.adopt else current, why=verdict.why)
-        now = store.deployed()
-        assert now is not None
-        adopted = now.version == candidate.number
-        return {"adopted": adopted, "source": now.source, "why": now.why, "version": now.version}
+    def _tune(self, order: Order, release: Release, work: Work) -> Version:
+        """Make a candidate from the release; one made before the process was killed will do."""
+        config = order.config
+        kind = f"federated/{order.run}/{order.round}/{config.method}"
+        made_from = basis(kind, release=release, config=config, data=work.trainer.data)
+        version = self.store.find(kind="federated", basis=made_from)
+        if version is None:
+            tune = "fine_tune" if config.methods.personal_fine_tune else "head_only"
+            evidence = ALONE[tune](work)
+            version = self._keep(work, evidence, kind="federated", made_from=made_from, order=order)
+        return version
 
-    # -- parts -------------------------------------------------------------------------------
+    def _may_replace(self, local: Version) -> bool:
+        """Whether nothing inspects parts yet, or a model like this one from other images."""
+        deployed = self.store.deployed()
+        if deployed is None:
+            return True
+        current = self.store.version(deployed.version)
+        return current.kind == local.kind and current.judged != local.judged
 
     def _check(self, order: Order, release: Release) -> None:
         if self.name not in order.cohort:
@@ -254,29 +262,26 @@ class Plant:
         release: Release,
         config: FederationConfig,
         *,
-        seed: int,
+        moment: int | str,
         personal: Version | None = None,
     ) -> Work:
         """Put a release and, over it, the plant's own part into a network."""
         network = self._network(config)
-        write_tensors(network, release.schema.unflatten(release.vector))
-        extra: Arrays = {}
-        if personal is not None:
-            kept = self.store.load(personal)
-            known = {name for name in kept if name in read_names(network)}
-            write_tensors(network, {name: kept[name] for name in known})
-            extra = {name: value for name, value in kept.items() if name not in known}
+        kept = {} if personal is None else self.store.load(personal)
+        extra = assemble(network, release, personal=kept)
+        seed = seed_of(config, moment=moment, plant=self.name)
         return Work(
             network=network,
             trainer=self._trainer(config, seed=seed),
-            first=personal is None and not _head_arrived(release),
+            first=personal is None and not head_arrived(release),
             extra=extra,
         )
 
     def _network(self, config: FederationConfig) -> Network:
         data = self.data(config)
         network = build(config.backbone, classes=len(data.classes), image_size=config.image_size)
-        network.to(choose_device(self.settings.device), memory_format=torch.channels_last)
+        network.to(choose_device(self.settings.device))
+        network.to(memory_format=torch.channels_last)
         return network
 
     def _trainer(self, config: FederationConfig, *, seed: int) -> Trainer:
@@ -303,31 +308,13 @@ class Plant:
             false_reject_budget=config.false_reject_budget,
         )
 
-    def _cut(
-        self, trained: Arrays, release: Release, work: Work, config: FederationConfig
-    ) -> Update:
-        """Trained minus released values of the tensors that travel."""
-        head = SHARING[config.method].head
-        names = travelling(work.network, head=head, norm=config.norm_travels)
-        schema = release.schema.subset(names)
-        released = release.schema.unflatten(release.vector)
-        change = {name: trained[name] - released[name] for name in schema.shapes}
-        return Update(schema=schema, vector=schema.flatten(change), weight=len(work.train))
-
-    def _own(self, trained: Arrays, work: Work, config: FederationConfig) -> Arrays:
-        """The personal part: every tensor that does not travel."""
-        head = SHARING[config.method].head
-        names = travelling(work.network, head=head, norm=config.norm_travels)
-        own = {name: value for name, value in trained.items() if name not in names}
-        return own or {"none": np.zeros(1, np.float32)}
-
     def _keep(
         self,
         work: Work,
         evidence: Evidence,
         *,
         kind: str,
-        basis: str,
+        made_from: str,
         order: Order | None = None,
     ) -> Version:
         """Store the whole network as a candidate, with its evidence."""
@@ -338,17 +325,12 @@ class Plant:
             kind=kind,
             run=order.run if order else "",
             round=order.round if order else 0,
-            basis=basis,
+            basis=made_from,
             scores=quick_scores(torch.from_numpy(evidence), truth),
+            judged=judged_images(data),
         )
 
-    def _seed(self, config: FederationConfig, moment: object) -> int:
-        text = f"{config.seed}/{moment}/{self.name}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
-
-    def _reply(
-        self, order: Order, *, outcome: Outcome = Outcome.DONE, **rest: object
-    ) -> Reply:
+    def _reply(self, order: Order, *, outcome: Outcome = Outcome.DONE, **rest: object) -> Reply:
         return Reply(
             plant=self.name,
             run=order.run,
@@ -357,34 +339,3 @@ class Plant:
             outcome=outcome,
             **rest,  # type: ignore[arg-type]
         )
-
-
-class Clock:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.seconds[phase] = round(time.monotonic() - start, 3)
-
-
-def read_names(network: Network) -> set[str]:
-    """Names of all tensors that a network's snapshot has."""
-    return set(Schema.of(read_tensors(network)).shapes)
-
-
-def _head_arrived(release: Release) -> bool:
-    """Whether the release brings a trained head."""
-    place = {name: where for name, _, where in release.schema.slices()}
-    return "head.weight" in place and bool(np.any(release.vector[place["head.weight"]]))
-
-
-def _basis(kind: str, release: Release, config: FederationConfig) -> str:
-    """Names what a stored model was made from: nothing else changes its bytes."""
-    used = {"backbone", "image_size", "mean", "std", "seed", "threads", "training", "methods"}
-    text = f"{kind}/{release.hash}/{config.model_dump_json(include=used)}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

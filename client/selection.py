@@ -6,6 +6,8 @@ many epochs to train, and then all of them are trained on.
 
 Either way a model comes with *evidence*: its class probabilities for labelled images that it (or
 its twin of the fold) was not trained on, in the order of `judged`. Adoption compares evidence.
+With folds, though, rounds train on all labelled images, so that a release's backbone has seen the
+images that its evidence is about, and the evidence leans its way.
 """
 
 from __future__ import annotations
@@ -30,17 +32,17 @@ Fit = Callable[[Network, Tensor, Callable[[Network], bool]], object]
 
 
 def judged(data: ImageData) -> Tensor:
-    """Indices of the labelled images that evidence is about, in its order."""
+    """Return indices of the labelled images that evidence is about, in its order."""
     return torch.cat([held for _, held in data.folds])
 
 
 def labelled(data: ImageData) -> Tensor:
-    """Indices of all labelled images."""
+    """Return indices of all labelled images."""
     return torch.cat([data.train, data.validation])
 
 
 def in_rounds(data: ImageData) -> Tensor:
-    """Indices that rounds train on: nothing is held out where folds do the choosing."""
+    """Return what rounds train on: nothing is held out where folds do the choosing."""
     return data.train if len(data.folds) == 1 else labelled(data)
 
 
@@ -49,8 +51,8 @@ def fit_and_choose(network: Network, trainer: Trainer, fit: Fit) -> Evidence:
 
     Parameters
     ----------
-    network : where training starts; the state before the first epoch is a candidate too.
-    fit : the recipe.
+    network : where training starts.
+    fit : the recipe; every state at which it calls back is a candidate.
 
     Returns
     -------
@@ -72,8 +74,8 @@ def fit_and_choose(network: Network, trainer: Trainer, fit: Fit) -> Evidence:
         records.append(torch.stack(record.probabilities))
     evidence = torch.cat(records, dim=1)
     truth = data.labels[judged(data)].cpu()
-    ranks = [_rank(quick_scores(epoch, truth)) for epoch in evidence]
-    best = max(range(len(ranks)), key=ranks.__getitem__)
+    scores = [quick_scores(epoch, truth)["balanced_accuracy"] for epoch in evidence]
+    best = max(i for i, score in enumerate(scores) if score >= max(scores) - _slack(len(truth)))
     network.load_state_dict(start)
     fit(network, labelled(data), Countdown(epochs=best + 1))
     return evidence[best].numpy()
@@ -81,19 +83,23 @@ def fit_and_choose(network: Network, trainer: Trainer, fit: Fit) -> Evidence:
 
 @dataclass(kw_only=True)
 class Keeper:
-    """Early stopping on held-out images: remembers the best state."""
+    """Early stopping on held-out images: remembers the best state.
+
+    Of states that are within one image of the best the latest is kept: the step size falls along
+    a cosine, so later states are calmer, and a few images cannot tell them apart.
+    """
 
     trainer: Trainer
     held: Tensor
     patience: int
-    best: tuple[float, float] | None = None
+    best: float = -1.0
     state: dict[str, Tensor] | None = None
     waited: int = 0
 
     def __call__(self, network: Network) -> bool:
-        rank = _rank(self.trainer.validate(network, self.held))
-        if self.best is None or rank > self.best:
-            self.best, self.waited = rank, 0
+        score = self.trainer.validate(network, self.held)["balanced_accuracy"]
+        if score >= self.best - _slack(len(self.held)):
+            self.best, self.waited = max(self.best, score), 0
             self.state = copy.deepcopy(network.state_dict())
         else:
             self.waited += 1
@@ -129,6 +135,6 @@ class Countdown:
         return self.epochs <= 0
 
 
-def _rank(scores: dict[str, float]) -> tuple[float, float]:
-    """Balanced accuracy first; among equals the lower loss."""
-    return scores["balanced_accuracy"], -scores["loss"]
+def _slack(images: int) -> float:
+    """One image, in points of balanced accuracy of classes that are alike."""
+    return 1.0 / images + 1e-9

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,9 @@ class Anchor:
 #: Called with the network after each epoch; returns True to stop.
 AfterEpoch = Callable[[Network], bool]
 
+#: A parameter, the point that it is pulled to, and how strongly.
+Pull = tuple[nn.Parameter, Tensor, float]
+
 
 @dataclass(kw_only=True)
 class Trainer:
@@ -84,30 +88,37 @@ class Trainer:
         self._evaluate = self.task.evaluation_transform()
         self._augment = self.task.training_transform()
 
-    # -- without gradients -------------------------------------------------------------------
-
     @torch.no_grad()
     def embed(self, network: Network, indices: Tensor) -> Tensor:
         """Return features of the frozen backbone, float32, shape (len(indices), features)."""
         network.eval()
         parts = []
-        for batch in indices.split(EVALUATION_BATCH):
+        for batch in torch.split(indices, EVALUATION_BATCH):
             with self._precision():
                 parts.append(network.embed(self._evaluate(self._images(batch))).float())
         return torch.cat(parts)
 
     @torch.no_grad()
     def predict(self, network: Network, indices: Tensor) -> Tensor:
-        """Return class probabilities, float32 on the CPU, shape (len(indices), classes)."""
-        logits = network.head(self.embed(network, indices))
-        return logits.softmax(1).cpu()
+        """Return class probabilities, float32 on the CPU, shape (len(indices), classes).
+
+        Raises
+        ------
+        TrainingError
+            If one of them is not finite; the last step of training may have done that.
+        """
+        logits: Tensor = network.head(self.embed(network, indices))
+        probabilities = logits.softmax(1).cpu()
+        if not probabilities.isfinite().all():
+            raise TrainingError(
+                "probabilities must be finite, got NaN; lower training.learning_rate"
+            )
+        return probabilities
 
     def validate(self, network: Network, indices: Tensor | None = None) -> dict[str, float]:
         """Return balanced accuracy and loss on the validation split (or other indices)."""
         indices = self.data.validation if indices is None else indices
-        return quick_scores(self.predict(network, indices), self.data.labels[indices.cpu()].cpu())
-
-    # -- head first --------------------------------------------------------------------------
+        return quick_scores(self.predict(network, indices), self._labels(indices).cpu())
 
     def fit_head(self, network: Network, indices: Tensor) -> None:
         """Fit the head on features of the frozen backbone, computed once.
@@ -115,6 +126,7 @@ class Trainer:
         Full-batch AdamW from zero along a cosine; a convex problem, so it needs no tuning.
         """
         training = self.config.training
+        self._adapt(network, indices)
         features = self.embed(network, indices)
         labels = self._labels(indices)
         weights = self.data.class_weights(indices).to(self.device)
@@ -138,8 +150,6 @@ class Trainer:
                 schedule.step()
         _finite(head.weight.sum(), "fitting the head")
 
-    # -- the loop ----------------------------------------------------------------------------
-
     def fit(
         self,
         network: Network,
@@ -148,7 +158,7 @@ class Trainer:
         epochs: int,
         anchor: Anchor | None = None,
         freeze: Sequence[str] = (),
-        anneal: bool = True,
+        rate: float | None = None,
         freeze_until: str = "",
         after_epoch: AfterEpoch | None = None,
     ) -> list[float]:
@@ -160,7 +170,8 @@ class Trainer:
         epochs : passes over them, at most.
         anchor : pull of some parameters to a point, added to the gradient.
         freeze : ``("head",)`` or ``("backbone",)``: parts that do not move.
-        anneal : warm up and fall along a cosine; otherwise the step size is constant.
+        rate : constant step size of the backbone, for rounds; None warms up to
+            ``learning_rate`` and falls along a cosine.
         freeze_until : stages of the backbone before this one do not move.
         after_epoch : called after each epoch; training stops when it returns True.
 
@@ -174,53 +185,36 @@ class Trainer:
             If the loss is not finite; the network is then unusable.
         """
         training = self.config.training
-        if training.batch_norm == "adapt":
-            self.estimate_norm(network, indices)
-        groups = self._groups(network, freeze, freeze_until)
-        parameters = [parameter for group in groups for parameter in group["params"]]
+        self._adapt(network, indices)
+        peak = training.learning_rate if rate is None else rate
+        groups = self._groups(network, freeze, freeze_until, peak)
         optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
+        steps = epochs * _batch_count(len(indices), training.batch_size)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser,
+            lambda step: _schedule(step, steps, training.warmup) if rate is None else 1.0,
+        )
         pulls = _pulls(network, anchor)
         weights = self.data.class_weights(indices).to(self.device)
-        rates = [group["lr"] for group in optimiser.param_groups]
-        steps = epochs * math.ceil(len(indices) / training.batch_size)
         losses: list[float] = []
-        step = 0
         with self._randomness(self.seed) as generator:
             for _ in range(epochs):
-                self._training_mode(network, freeze)
+                self._training_mode(network)
                 total = torch.zeros((), device=self.device)
-                for batch in self._batches(indices, generator):
-                    factor = _schedule(step, steps, training.warmup) if anneal else 1.0
-                    for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                        group["lr"] = rate * factor
-                    inputs = self._augment(self._images(batch), generator)
-                    with self._precision():
-                        logits = network(inputs)
-                    loss = F.cross_entropy(
-                        logits.float(),
-                        self._labels(batch),
-                        weights,
-                        label_smoothing=training.label_smoothing,
-                    )
-                    optimiser.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    for parameter, point, strength in pulls:
-                        if parameter.grad is not None:
-                            parameter.grad.add_(parameter.detach() - point, alpha=strength)
-                    nn.utils.clip_grad_norm_(parameters, training.clip_norm)
-                    optimiser.step()
+                batches = self._batches(indices, generator)
+                for batch in batches:
+                    loss = self._loss(network, batch, weights, generator)
+                    self._step(optimiser, loss, pulls)
+                    schedule.step()
                     total += loss.detach()
-                    step += 1
-                losses.append(
-                    _finite(total, "training") / math.ceil(len(indices) / training.batch_size)
-                )
+                losses.append(_finite(total, "training") / len(batches))
                 if after_epoch is not None and after_epoch(network):
                     break
         return losses
 
     @torch.no_grad()
     def estimate_norm(self, network: Network, indices: Tensor) -> None:
-        """Re-estimate batch-norm statistics as plain means over the given images."""
+        """Re-estimate batch-norm statistics as plain means over batches of the given images."""
         layers = [m for m in norm_layers(network) if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         before = [layer.momentum for layer in layers]
         network.eval()
@@ -228,55 +222,81 @@ class Trainer:
             layer.reset_running_stats()
             layer.momentum = None
             layer.train()
-        for batch in indices.split(EVALUATION_BATCH):
+        for batch in _batched(indices, EVALUATION_BATCH):
             network.embed(self._evaluate(self._images(batch)))
         for layer, momentum in zip(layers, before, strict=True):
             layer.momentum = momentum
             layer.eval()
 
-    # -- parts -------------------------------------------------------------------------------
+    def _adapt(self, network: Network, indices: Tensor) -> None:
+        """Follow the policy ``adapt``; the same images again change nothing."""
+        if self.config.training.batch_norm == "adapt":
+            self.estimate_norm(network, indices)
+
+    def _loss(
+        self, network: Network, batch: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Return the mean loss of an augmented batch, on the device."""
+        inputs = self._augment(self._images(batch), generator)
+        with self._precision():
+            logits = network(inputs)
+        smoothing = self.config.training.label_smoothing
+        return F.cross_entropy(
+            logits.float(), self._labels(batch), weights, label_smoothing=smoothing
+        )
+
+    def _step(self, optimiser: torch.optim.Optimizer, loss: Tensor, pulls: Sequence[Pull]) -> None:
+        """Take one clipped step; pulls are added to the gradients."""
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter, point, strength in pulls:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - point, alpha=strength)
+        moving = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(moving, self.config.training.clip_norm)
+        optimiser.step()
 
     def _groups(
-        self, network: Network, freeze: Sequence[str], freeze_until: str
-    ) -> list[dict[str, object]]:
+        self, network: Network, freeze: Sequence[str], freeze_until: str, rate: float
+    ) -> list[dict[str, Any]]:
         """Parameter groups: the head, then each stage with its own step size."""
         training = self.config.training
         named = dict(network.named_parameters())
         for parameter in named.values():
             parameter.requires_grad_(False)
-        groups: list[dict[str, object]] = []
+        groups: list[dict[str, Any]] = []
         if "head" not in freeze:
             groups.append(
                 {"params": list(network.head.parameters()), "lr": training.head_learning_rate}
             )
         if "backbone" not in freeze:
             order = stages(network)
-            first = stage_index(network, freeze_until) if freeze_until else 0
+            first = stage_index(network, freeze_until)
             for place, stage in enumerate(order):
                 if place >= first:
-                    rate = training.learning_rate * training.stage_decay ** (len(order) - 1 - place)
-                    groups.append({"params": [named[name] for name in stage.parameters], "lr": rate})
+                    slower = training.stage_decay ** (len(order) - 1 - place)
+                    chosen = [named[name] for name in stage.parameters]
+                    groups.append({"params": chosen, "lr": rate * slower})
         for group in groups:
-            for parameter in group["params"]:  # type: ignore[attr-defined]
+            for parameter in group["params"]:
                 parameter.requires_grad_(True)
         return groups
 
-    def _training_mode(self, network: Network, freeze: Sequence[str]) -> None:
-        """Dropout on; batch norm by policy."""
+    def _training_mode(self, network: Network) -> None:
+        """Dropout on; batch norm by policy, and never where its stage is frozen."""
         network.train()
-        if self.config.training.batch_norm != "train" or "backbone" in freeze:
-            for layer in norm_layers(network):
+        for layer in norm_layers(network):
+            frozen = not any(parameter.requires_grad for parameter in layer.parameters())
+            if frozen or self.config.training.batch_norm != "train":
                 layer.eval()
 
-    def _batches(self, indices: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """Shuffled batches; a last batch of one image joins the one before."""
+    def _batches(self, indices: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Return shuffled batches of indices."""
         order = indices[torch.randperm(len(indices), generator=generator).to(indices.device)]
-        batches = list(order.split(self.config.training.batch_size))
-        if len(batches) > 1 and len(batches[-1]) == 1:
-            batches[-2:] = [torch.cat(batches[-2:])]
-        yield from batches
+        return _batched(order, self.config.training.batch_size)
 
     def _images(self, indices: Tensor) -> Tensor:
+        """Return raw images; indices on the data's device, where they should be, are not copied."""
         return self.data.images[indices.to(self.data.images.device)]
 
     def _labels(self, indices: Tensor) -> Tensor:
@@ -297,7 +317,7 @@ class Trainer:
 def quick_scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     """Balanced accuracy and mean negative log likelihood; cheap enough for every epoch."""
     right = (probabilities.argmax(1) == labels).double()
-    recalls = [right[labels == label].mean() for label in labels.unique()]
+    recalls = [right[labels == label].mean() for label in torch.unique(labels)]
     true = probabilities.gather(1, labels[:, None]).clamp_min(1e-12).log()
     return {
         "balanced_accuracy": float(torch.stack(recalls).mean()),
@@ -305,7 +325,21 @@ def quick_scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def _pulls(network: Network, anchor: Anchor | None) -> list[tuple[nn.Parameter, Tensor, float]]:
+def _batched(indices: Tensor, size: int) -> list[Tensor]:
+    """Cut into batches; a single image left over joins the last, as it has no batch statistics."""
+    batches = list(torch.split(indices, size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+def _batch_count(images: int, size: int) -> int:
+    """Return how many batches `_batched` makes."""
+    full, left = divmod(images, size)
+    return max(1, full + (left > 1))
+
+
+def _pulls(network: Network, anchor: Anchor | None) -> list[Pull]:
     if anchor is None or anchor.strength == 0:
         return []
     named = dict(network.named_parameters())
@@ -332,4 +366,3 @@ def _finite(value: Tensor, doing: str) -> float:
             f"loss must be finite, got {number} while {doing}; lower training.learning_rate"
         )
     return number
-

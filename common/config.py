@@ -51,6 +51,12 @@ class TrainingConfig(Section):
     learning_rate: Positive = Field(
         3e-4, description="AdamW step of the backbone's last stage after warm-up."
     )
+    round_learning_rate: Positive = Field(
+        1e-4,
+        description="AdamW step of the backbone in rounds, constant. Smaller than the step above: "
+        "AdamW starts anew each round with steps of full length, and at 3e-4 the mean of several "
+        "plants' steps destroys what the source weights know.",
+    )
     head_learning_rate: Positive = Field(1e-3, description="AdamW step of the head.")
     stage_decay: float = Field(
         1.0, gt=0, le=1, description="Each stage further from the head learns this much slower."
@@ -66,7 +72,7 @@ class TrainingConfig(Section):
         30, ge=1, description="Passes over the data when a plant trains alone or fine-tunes."
     )
     patience: int = Field(
-        10, ge=1, description="Stop after this many epochs without a better validation loss."
+        20, ge=1, description="Stop after this many epochs that are worse on validation."
     )
     warmup: float = Field(
         0.1, ge=0, lt=1, description="Share of the steps over which the step size grows from 0."
@@ -167,7 +173,7 @@ class FederationConfig(Section):
     )
     method: MethodName = Field("fedper", description="How plants learn together.")
     rounds: int = Field(10, ge=0, description="Rounds of training.")
-    local_epochs: int = Field(1, ge=1, description="Passes over a plant's data in a round.")
+    local_epochs: int = Field(2, ge=1, description="Passes over a plant's data in a round.")
     min_plants: int = Field(2, ge=1, description="A round with fewer replies is skipped.")
     fraction: float = Field(
         1.0, gt=0, le=1, description="Share of the connected plants that a round asks."

@@ -90,7 +90,8 @@ def save_tensors(
 ) -> None:
     """Write tensors as safetensors, atomically."""
     arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    write_atomic(path, save(arrays, dict(metadata or {})))
+    # Without tensors safetensors 0.8 writes an empty metadata table as broken JSON.
+    write_atomic(path, save(arrays, dict(metadata) if metadata else None))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:

@@ -49,7 +49,8 @@ def _describe(annotation: Any, metadata: list[Any], *, plural: bool) -> str:
         some = next(kind for kind in inner if kind is not type(None))
         return _describe(some, metadata, plural=plural)
     if origin is Literal:
-        return "one of " + ", ".join(str(choice) for choice in inner)
+        choices = ", ".join(str(choice) for choice in inner)
+        return f"one of {choices}" if len(inner) > 1 else choices
     if origin is tuple:
         count = "" if inner[1:] == (...,) else f"{len(inner)} "
         return f"a list of {count}{_describe(inner[0], [], plural=True)}"

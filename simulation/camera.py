@@ -70,26 +70,31 @@ def photograph(image: Pixels, camera: Camera, *, rng: Rng) -> Pixels:
 def _framed(image: Pixels, camera: Camera, *, rng: Rng) -> Pixels:
     """Turn, enlarge and blur; what comes into view from outside mirrors the inside."""
     height, width = image.shape[:2]
-    margin = (height // 2, width // 2)
+    margin = (height // 3, width // 3)
     wide = np.pad(image, ((margin[0],) * 2, (margin[1],) * 2, (0, 0)), mode="symmetric")
-    turned = Image.fromarray(wide).rotate(
-        camera.turn + rng.normal(0, 1.5), Image.Resampling.BICUBIC
-    )
+    turn = np.deg2rad(camera.turn + rng.normal(0, 1.5))
     scale = max(1.0, camera.scale * rng.normal(1, 0.01))
-    centre_x, centre_y = turned.width / 2, turned.height / 2
-    half_x, half_y = width / scale / 2, height / scale / 2
-    box = (centre_x - half_x, centre_y - half_y, centre_x + half_x, centre_y + half_y)
-    seen = turned.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    blurred = seen.filter(ImageFilter.GaussianBlur(camera.blur * min(height, width)))
-    return np.asarray(blurred)
+    cos, sin = np.cos(turn) / scale, np.sin(turn) / scale
+    to_x = wide.shape[1] / 2 - (cos * width + sin * height) / 2
+    to_y = wide.shape[0] / 2 - (cos * height - sin * width) / 2
+    seen = Image.fromarray(wide).transform(
+        (width, height),
+        Image.Transform.AFFINE,
+        (cos, sin, to_x, -sin, cos, to_y),
+        Image.Resampling.BICUBIC,
+    )
+    return np.asarray(seen.filter(ImageFilter.GaussianBlur(camera.blur * min(height, width))))
 
 
 def _lit(image: Pixels, camera: Camera, *, rng: Rng) -> Pixels:
     height, width = image.shape[:2]
-    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
     away = (1 - (x * np.cos(camera.lamp) + y * np.sin(camera.lamp)) / np.sqrt(2)) / 2
     light = (1 - camera.falloff * away) * (1 - camera.vignette * (x**2 + y**2) / 2)
     gain = camera.gain * rng.normal(1, 0.03)
-    values = (image / 255) ** camera.gamma * gain * np.asarray(camera.tint) + camera.offset
-    seen: Pixels = np.clip(np.rint(values * light[..., None] * 255), 0, 255).astype(np.uint8)
+    curve = gain * (np.arange(256) / 255) ** camera.gamma
+    curves = (255 * (curve[:, None] * camera.tint + camera.offset)).astype(np.float32)
+    values = np.stack([curves[image[..., c], c] for c in range(3)], axis=-1)
+    values *= light.astype(np.float32)[..., None]
+    seen: Pixels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return seen

@@ -10,6 +10,7 @@ processes are watched over by `simulation.keeper`, so that none is left, however
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -33,10 +34,13 @@ from server.job import ERROR
 from simulation import keeper
 
 LOG = "flower.log"
-START = 60.0  #: seconds for SuperLink to answer; it takes 4 to 5
+START = 180.0  #: seconds for SuperLink to answer; it takes 4 to 5, on a busy machine a minute
 LOOK = 0.1  #: seconds between two looks at the events
 ASK = 1.0  #: seconds between two questions to SuperLink whether the run has ended
 ATTEMPTS = 3  #: another process may take the free port between choosing and using it
+
+#: `simulation.superlink`, with this Python
+SUPERLINK = (sys.executable, "-m", "simulation.superlink")
 
 #: What keeps Flower and Ray quiet, quick and on this machine.
 ENVIRONMENT = {
@@ -73,20 +77,22 @@ def run_flower(
         ``flower.log`` of the run folder.
     """
     check_engine(plants=plants, workers=workers)
-    (run_folder / ERROR).unlink(missing_ok=True)
     with (
         closing(EventReader(run_folder)) as reader,
         superlink(run_folder) as address,
         Control(address) as control,
     ):
+        (run_folder / ERROR).unlink(missing_ok=True)
         run = control.start({}, simulation=resources(plants=plants, workers=workers))
         status = follow(control, run, reader, events)
-        with (run_folder / LOG).open("a", encoding="utf-8") as log:
-            log.writelines(control.output(run))
+        output = "".join(control.output(run))
+    with (run_folder / LOG).open("a", encoding="utf-8") as log:
+        log.write(output)
     if (run_folder / ERROR).exists():
         raise EngineError((run_folder / ERROR).read_text(encoding="utf-8").strip())
     if status.failed:
-        raise EngineError(f"flower engine: {_one_line(status.details)}; see {run_folder / LOG}")
+        reason = first_error(output) or status.details or "the run failed"
+        raise EngineError(f"flower engine: {reason}; see {run_folder / LOG}")
 
 
 def check_engine(*, plants: int, workers: int) -> None:
@@ -181,7 +187,7 @@ def start_superlink(run_folder: Path, address: str) -> subprocess.Popen[bytes]:
     home = tempfile.mkdtemp(prefix="tl-", dir=base)
     host, _, port = address.partition(":")
     command = [
-        program("flower-superlink"),
+        *SUPERLINK,
         *("--insecure", "--simulation", "--isolation", "subprocess"),
         *("--host", host, "--port", port),
         "--disable-runtime-dependency-installation",
@@ -231,21 +237,6 @@ def wait_until_up(process: subprocess.Popen[bytes], address: str) -> bool:
     return False
 
 
-def program(name: str) -> str:
-    """Return the path of a program that flwr installs beside Python.
-
-    Raises
-    ------
-    EngineError
-        If it is not there.
-    """
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise EngineError(f"{name} is not installed: pip install 'transferline[sim]'")
-    return found
-
-
 def free_port() -> int:
     """Return a port of loopback that is free now."""
     with socket.socket() as probe:
@@ -253,6 +244,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _one_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "the run failed"
+def first_error(output: str) -> str:
+    """Return the line that names the first exception in a process's output, or "".
+
+    The last one, which Flower reports, says only that there was one.
+    """
+    found = re.search(r"^(?:\w+\.)*\w*(?:Error|Exception): (.+)$", output, re.MULTILINE)
+    return found[1].strip()[:300] if found else ""

@@ -16,7 +16,7 @@ from client.plant import open_plant
 from client.tasks.images import ImageData
 from client.tasks.metrics import Prediction
 from client.training import Trainer, choose_device
-from common.backbone import build, read_tensors, write_tensors
+from common.backbone import Network, build, read_tensors, write_tensors
 from common.config import FederationConfig
 from common.files import load_tensors, save_tensors
 from common.orders import Release
@@ -37,7 +37,7 @@ def train_pooled(
     data = pool(plants)
     device = choose_device(config.device)
     network = build(config.backbone, classes=len(data.classes), image_size=config.image_size)
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device).to(memory_format=torch.channels_last)
     task = open_plant(folders[0]).task(config)
     trainer = Trainer(task=task, data=data, config=config, device=device, seed=config.seed)
     path = home / "pooled" / "pooled.safetensors"
@@ -88,10 +88,10 @@ def _starts(plants: Sequence[ImageData]) -> list[int]:
 
 
 def _judge(
-    trainer: Trainer, network: torch.nn.Module, data: ImageData, plant: ImageData, start: int
+    trainer: Trainer, network: Network, data: ImageData, plant: ImageData, start: int
 ) -> Prediction:
     columns = torch.tensor([data.classes.index(name) for name in plant.classes])
-    probabilities = trainer.predict(network, plant.test + start)[:, columns]  # type: ignore[arg-type]
+    probabilities = trainer.predict(network, plant.test + start)[:, columns]
     probabilities = probabilities / probabilities.sum(1, keepdim=True).clamp_min(1e-12)
     index = plant.test.cpu()
     return Prediction(

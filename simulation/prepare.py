@@ -120,6 +120,7 @@ def prepare(
     warnings = []
     if not config.norm_travels and not has_norm(source.network):
         warnings.append(f"{config.backbone} has no normalisation layers to keep at the plants")
+    warnings += [_skipped(name, plant) for name, plant in plants.items() if plant.skipped]
     return Prepared(home=home, job=job, plants=plants, warnings=tuple(warnings))
 
 
@@ -133,6 +134,13 @@ def describe(folder: Path, config: FederationConfig) -> Description:
         notes=data.notes,
         skipped=tuple((item.file, item.why) for item in data.skipped),
     )
+
+
+def _skipped(name: str, plant: Description) -> str:
+    """Name the first files that were left out; the report has them all."""
+    shown = ", ".join(f"{file} ({why})" for file, why in plant.skipped[:3])
+    more = f" and {len(plant.skipped) - 3} more" if len(plant.skipped) > 3 else ""
+    return f"{name}: skipped {shown}{more}"
 
 
 def _plant_config(name: str, folder: Path, config: FederationConfig) -> PlantConfig:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from client.personal import Version
 from client.plant import open_plant
@@ -201,7 +201,7 @@ def _train_alone(
     return versions, pooled
 
 
-def _results(workers: Workers, tasks: Sequence[Task]) -> Iterator[tuple[int, object]]:
+def _results(workers: Workers, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
     """Results of tasks that must not be lost."""
     for position, result in workers.each(tasks):
         if isinstance(result, Lost):
@@ -297,7 +297,6 @@ def _judge(
     judged: dict[str, Judged] = {}
     watch("judging", 0, len(tasks), "")
     for done, (position, result) in enumerate(_results(workers, tasks), start=1):
-        assert isinstance(result, Judged)
         name = names[position]
         extra = {"pooled": pooled[position]} if pooled else {}
         judged[name] = Judged(

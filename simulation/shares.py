@@ -19,7 +19,7 @@ from common.errors import ConfigError, DataError
 Counts = npt.NDArray[np.int64]  # shape (classes, plants)
 
 #: Draws of a skewed distribution before it is taken for impossible.
-TRIES = 1000
+TRIES = 200
 
 
 @dataclass(frozen=True, kw_only=True)

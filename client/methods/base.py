@@ -6,7 +6,7 @@ happens between "release received" and "network trained".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from client.selection import in_rounds
-from client.training import Trainer
+from client.training import Anchor, Trainer
 from common.backbone import Network, read_tensors
 
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -29,9 +29,11 @@ class Work:
     ----------
     network : holds the release and, over it, the plant's own part; trained in place.
     trainer : the loop, with the plant's data.
-    first : whether the plant has no personal part yet, so that its head is untrained.
-    extra : further tensors that the method keeps at the plant, by its own names; what is in here
-        after training is stored with the personal part and given back in the next round.
+    first : whether the head is untrained: the plant has no personal part yet, and none came with
+        the release.
+    extra : further tensors that the method keeps at the plant, by names that no tensor of the
+        network has; what is in here after training is stored with the personal part and given
+        back in the next round.
     """
 
     network: Network
@@ -44,12 +46,20 @@ class Work:
         """Indices of the images that rounds train on."""
         return in_rounds(self.trainer.data)
 
-    @property
-    def epochs(self) -> int:
-        return self.trainer.config.local_epochs
+    def descend(self, *, anchor: Anchor | None = None, freeze: Sequence[str] = ()) -> None:
+        """Take a round's gradient steps, at the constant step size of rounds."""
+        config = self.trainer.config
+        self.trainer.fit(
+            self.network,
+            self.train,
+            epochs=config.local_epochs,
+            rate=config.training.round_learning_rate,
+            anchor=anchor,
+            freeze=freeze,
+        )
 
     def point(self) -> Mapping[str, Tensor]:
-        """The backbone as it is now, to be pulled back to."""
+        """Return the backbone's parameters as they are now, to be pulled back to."""
         return {
             name: parameter.detach().clone()
             for name, parameter in self.network.named_parameters()
@@ -57,7 +67,7 @@ class Work:
         }
 
     def snapshot(self) -> Arrays:
-        """Every tensor of the network, copied."""
+        """Copy every tensor of the network."""
         return read_tensors(self.network)
 
 
@@ -80,10 +90,8 @@ class RoundMethod:
         self.descend(work)
 
     def descend(self, work: Work) -> None:
-        """The round's gradient steps."""
-        work.trainer.fit(work.network, work.train, epochs=work.epochs, anneal=False)
+        """Take the round's gradient steps."""
+        work.descend()
 
     def start(self, work: Work) -> None:
-        """The personal model is the release with the plant's own part: nothing to do."""
-
-
+        """Do nothing: the personal model is the release with the plant's own part."""

@@ -4,7 +4,7 @@ Li et al. 2021, "Ditto: Fair and Robust Federated Learning Through Personalizati
 https://arxiv.org/abs/2012.04221. Both have the plant's own head, since classes differ.
 """
 
-from client.methods.base import RoundMethod, Work
+from client.methods.base import Arrays, RoundMethod, Work
 from client.training import Anchor
 from common.backbone import write_tensors
 
@@ -12,16 +12,20 @@ PREFIX = "ditto."
 
 
 class Ditto(RoundMethod):
-    """Train the shared model as FedPer; beside it minimise loss + λ/2 ‖v − θ_release‖² for v."""
+    """Train the shared model as FedPer; beside it minimise loss + λ/2 ‖v − θ_release‖² for v.
+
+    v is a whole network that stays at the plant from round to round; the pull is on its backbone,
+    and λ is ``methods.ditto``.
+    """
 
     def descend(self, work: Work) -> None:
         release = work.point()
         before = work.snapshot()
-        work.trainer.fit(work.network, work.train, epochs=work.epochs, anneal=False)
+        work.descend()
         shared = work.snapshot()
         write_tensors(work.network, _personal(work) or before)
         anchor = Anchor(point=release, strength=work.trainer.config.methods.ditto)
-        work.trainer.fit(work.network, work.train, epochs=work.epochs, anchor=anchor, anneal=False)
+        work.descend(anchor=anchor)
         work.extra = {PREFIX + name: value for name, value in work.snapshot().items()}
         write_tensors(work.network, shared)
 
@@ -29,7 +33,8 @@ class Ditto(RoundMethod):
         write_tensors(work.network, _personal(work))
 
 
-def _personal(work: Work) -> dict:
+def _personal(work: Work) -> Arrays:
+    """Return v by the network's names; nothing before the first round."""
     return {
         name.removeprefix(PREFIX): value
         for name, value in work.extra.items()

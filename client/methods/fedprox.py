@@ -9,8 +9,11 @@ from client.training import Anchor
 
 
 class FedProx(RoundMethod):
-    """Minimise loss + μ/2 ‖θ − θ_release‖²; μ is ``methods.prox``."""
+    """Minimise loss + μ/2 ‖θ − θ_release‖²; μ is ``methods.prox``, θ the backbone.
+
+    The head travels but is not pulled: in a plant's first round it has just been fitted from zero.
+    """
 
     def descend(self, work: Work) -> None:
         anchor = Anchor(point=work.point(), strength=work.trainer.config.methods.prox)
-        work.trainer.fit(work.network, work.train, epochs=work.epochs, anchor=anchor, anneal=False)
+        work.descend(anchor=anchor)

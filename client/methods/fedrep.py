@@ -13,6 +13,4 @@ class FedRep(RoundMethod):
 
     def train(self, work: Work) -> None:
         work.trainer.fit_head(work.network, work.train)
-        work.trainer.fit(
-            work.network, work.train, epochs=work.epochs, freeze=("head",), anneal=False
-        )
+        work.descend(freeze=("head",))

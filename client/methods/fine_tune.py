@@ -2,7 +2,7 @@
 
 Yosinski et al. 2014, "How transferable are features in deep neural networks?",
 https://arxiv.org/abs/1411.1792, for freezing the first stages. The head alone, before the first
-epoch, is a candidate for the best state: fine-tuning never does worse on the validation images.
+epoch, is a candidate for the best state: what is kept is at most one validation image worse.
 """
 
 from collections.abc import Callable

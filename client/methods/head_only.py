@@ -11,7 +11,7 @@ from client.selection import Evidence, labelled
 
 
 def head_only(work: Work) -> Evidence:
-    """Fit the head on all labelled images; heads without a fold each give the evidence."""
+    """Fit the head on all labelled images; heads fitted without a fold each give the evidence."""
     trainer = work.trainer
     evidence = []
     for train, held in trainer.data.folds:

@@ -14,7 +14,7 @@ class Step(Protocol):
 
 
 def steps(config: FederationConfig) -> tuple[Step, ...]:
-    """The steps that a federation's settings ask for, in order."""
+    """Return the steps that a federation's settings ask for, in order."""
     return (Validate(max_norm=config.server.max_update_norm),)
 
 

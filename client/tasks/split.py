@@ -26,7 +26,7 @@ Group = dict[int, list[int]]  # images by class
 
 #: Below this many labels a class, a choice by one validation split is a gamble: k folds.
 FEW_LABELS = 10
-FOLDS = 5
+FOLDS = 3
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.25  # of the labelled images
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from client.tasks.split import Quota, Split, keys, split
+from client.tasks.split import FOLDS, Quota, Split, keys, split
 from common.errors import DataError
 
 Image = tuple[int, str | None, str]  # label, group, content
@@ -140,7 +140,7 @@ def test_labels_count_training_and_validation_together() -> None:
 def test_few_labels_make_folds_that_hold_each_labelled_image_once(labels: int) -> None:
     images = singles(40, 40, 40)
     parts = cut(images, labels=labels)
-    assert len(parts.folds) == min(5, labels)
+    assert len(parts.folds) == min(FOLDS, labels)
     held = sorted(index for _, validation in parts.folds for index in validation)
     assert held == sorted({*parts.train, *parts.validation})
     for _, validation in parts.folds:

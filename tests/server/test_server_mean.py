@@ -57,6 +57,13 @@ def test_it_is_the_weighted_mean_within_the_scale(given: Replies) -> None:
         assert abs(Fraction(float(value)) - exact) <= rounding + last_place
 
 
+@pytest.mark.parametrize(("units", "rounded"), [(0.75, 1), (-0.75, -1), (0.25, 0), (1.5, 2)])
+def test_it_rounds_to_the_nearest_unit(units: float, rounded: int) -> None:
+    total = Mean(1, plants=1000, max_weight=1_000_000, bound=BOUND)
+    total.add(np.float32([units / total.scale]), weight=1)
+    assert total.result()[0] * total.scale == rounded
+
+
 def test_floating_point_sums_do_depend_on_the_order() -> None:
     """Shows that the first property is worth something: float32 would fail it."""
     values = np.float32([1e8, 1.0, -1e8])

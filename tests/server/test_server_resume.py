@@ -110,6 +110,23 @@ def test_killed_at_every_write_it_ends_the_same(
     assert deaths >= 4
 
 
+def test_after_a_failed_commit_the_same_federation_can_go_on(
+    centre: Any, undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = centre.open()
+    with monkeypatch.context() as patch:
+        # The order is the first, the round the second; its release is in its place by then.
+        patch.setattr(
+            DefaultDialect, "do_commit", kill_at(2, DefaultDialect.do_commit, after=False)
+        )
+        with pytest.raises(Killed):
+            federation.run()
+    assert (centre.home / "releases" / "1").is_dir()
+    assert federation.release.number == 0
+    assert federation.run().hash == undisturbed
+    check_whole(centre, undisturbed)
+
+
 @pytest.mark.parametrize("round_", [1, 2, 3])
 @pytest.mark.parametrize("plant", ["ash", "oak"])
 def test_killed_while_plants_answer_it_asks_the_same_again(

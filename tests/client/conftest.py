@@ -1,0 +1,159 @@
+"""A plant of the small ones, orders for it, and data that needs no files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from client.plant import Plant
+from client.tasks.images import ImageData, ImageTask, Selection
+from client.training import Trainer
+from common.backbone import Network, build, read_tensors
+from common.config import FederationConfig, PlantConfig
+from common.orders import Kind, Order, Release
+from common.sharing import FEDERATED
+from common.update import Schema
+
+HALF = (0.5, 0.5, 0.5)
+
+
+def change(config: FederationConfig, **fields: Any) -> FederationConfig:
+    """Change settings; those of a table are given as ``training={...}``."""
+    tables = {
+        name: getattr(config, name).model_copy(update=value)
+        for name, value in fields.items()
+        if isinstance(value, dict)
+    }
+    return config.model_copy(update=fields | tables)
+
+
+@pytest.fixture(scope="session")
+def changed() -> Callable[..., FederationConfig]:
+    return change
+
+
+@pytest.fixture
+def plant_of(small_plants: Path, tmp_path: Path) -> Callable[..., Plant]:
+    """Return ``plant_of(name="ash", **settings)``, which makes and opens a plant's folder."""
+
+    def make(name: str = "ash", *, folder: str = "", **settings: Any) -> Plant:
+        config = PlantConfig(name=name, data=str(small_plants / name), device="cpu", **settings)
+        return Plant.create(tmp_path / (folder or name), config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def release_of() -> Callable[..., Release]:
+    """Return ``release_of(config, number=0, shift=0.0)``: source weights, plus a constant."""
+
+    def make(config: FederationConfig, *, number: int = 0, shift: float = 0.0) -> Release:
+        network = build(config.backbone, classes=2, image_size=config.image_size)
+        tensors = {n: v for n, v in read_tensors(network).items() if not n.startswith("head.")}
+        if FEDERATED[config.method].head:
+            tensors["head.weight"] = np.zeros((2, network.features), np.float32)
+            tensors["head.bias"] = np.zeros(2, np.float32)
+        schema = Schema.of(tensors)
+        vector = schema.flatten(tensors) + np.float32(shift)
+        return Release(number=number, schema=schema, vector=vector)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def order_for() -> Callable[..., Order]:
+    """Return ``order_for(config, release, round=1, **fields)``."""
+
+    def make(config: FederationConfig, release: Release, **fields: Any) -> Order:
+        settings: dict[str, Any] = {
+            "run": "seed-0",
+            "round": 1,
+            "kind": Kind.TRAIN,
+            "release": release.hash,
+            "cohort": ("ash", "elm", "oak"),
+            "deadline": 60.0,
+            "config": config,
+        }
+        return Order(**(settings | fields))
+
+    return make
+
+
+def toy_data(*, train: int = 24, held: int = 8, folds: int = 1) -> ImageData:
+    """Make two classes, in turns, that differ in brightness; all images are labelled."""
+    count = train + held
+    labels = torch.arange(count) % 2
+    noise = torch.randn((count, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    images = (100 + 60 * labels[:, None, None, None] + 20 * noise).clamp(0, 255).byte()
+    every = torch.arange(count)
+    if folds == 1:
+        pairs = [(every[:train], every[train:])]
+    else:
+        parts = [every[every // 2 % folds == fold] for fold in range(folds)]
+        pairs = [(every[~torch.isin(every, held)], held) for held in parts]
+    return ImageData(
+        classes=("dark", "light"),
+        good="",
+        images=images,
+        labels=labels,
+        files=tuple(f"{number}.png" for number in range(count)),
+        train=pairs[0][0],
+        validation=pairs[0][1],
+        test=every[:0],
+        folds=tuple(pairs),
+    )
+
+
+class Tiny(nn.Module):
+    """Two stages with batch norm, and dropout; identity in the place of the class layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(4, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU())
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.second(self.first(images))
+        features: Tensor = self.drop(10 * maps.mean((2, 3)))
+        return features
+
+
+@pytest.fixture
+def tiny() -> Callable[[], Network]:
+    """Return what builds a network of 400 parameters, always the same."""
+
+    def make() -> Network:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Network(Tiny(), features=8, classes=2)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy() -> Callable[..., ImageData]:
+    return toy_data
+
+
+@pytest.fixture
+def trainer_of(small_config: FederationConfig) -> Callable[..., Trainer]:
+    """Return ``trainer_of(data=None, seed=0, **training)``."""
+
+    def make(data: ImageData | None = None, *, seed: int = 0, **training: Any) -> Trainer:
+        augment = training.get("augment", 1.0)
+        return Trainer(
+            task=ImageTask(selection=Selection(), mean=HALF, std=HALF, augment=augment),
+            data=data or toy_data(),
+            config=change(small_config, training=training),
+            device=torch.device("cpu"),
+            seed=seed,
+        )
+
+    return make

@@ -1,0 +1,157 @@
+"""The no-harm rule."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from client.adoption import CONFIDENCE, decide, judge, quantile
+from client.personal import EVIDENCE, PersonalStore, Version
+
+Drawn = tuple[Any, Any, Any]
+
+
+@st.composite
+def comparisons(draw: st.DrawFn) -> Drawn:
+    """Two models' probabilities for 2 to 40 images of up to four classes, and the truth."""
+    classes = draw(st.integers(2, 4))
+    count = draw(st.integers(2, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    current, candidate = rng.dirichlet(np.ones(classes), size=(2, count)).astype(np.float32)
+    return current, candidate, rng.integers(0, classes, count)
+
+
+def towards(truth: Any, value: Any) -> Any:
+    """Give the truth of two classes a probability."""
+    rows = np.empty((len(truth), 2), np.float32)
+    rows[np.arange(len(truth)), truth] = value
+    rows[np.arange(len(truth)), 1 - truth] = 1 - rows[np.arange(len(truth)), truth]
+    return rows
+
+
+TRUTH = np.arange(40) % 2
+NOISE = np.random.default_rng(0).normal(0, 0.05, 40)
+
+
+@given(comparisons())
+def test_an_equal_candidate_is_adopted_at_margin_zero(drawn: Drawn) -> None:
+    current, _, truth = drawn
+    verdict = judge(current, current, truth, margin=0.0)
+    assert verdict.gain == 0.0
+    if len(truth) > len(set(truth)):
+        assert verdict.low == 0.0
+        assert verdict.adopt
+    else:  # one image a class: nothing can be said
+        assert not verdict.adopt
+
+
+def test_a_clearly_worse_candidate_is_kept_out() -> None:
+    verdict = judge(towards(TRUTH, 0.8 + NOISE), towards(TRUTH, 0.6 - NOISE), TRUTH, margin=0.05)
+    assert not verdict.adopt
+    assert verdict.gain == pytest.approx(-0.2 - 2 * NOISE.mean(), abs=1e-2)
+    assert verdict.why.startswith("kept what it had: on 40 validation images")
+
+
+def test_a_clearly_better_candidate_is_adopted() -> None:
+    verdict = judge(towards(TRUTH, 0.6 + NOISE), towards(TRUTH, 0.8 - NOISE), TRUTH, margin=0.0)
+    assert verdict.adopt
+    assert verdict.low > 0.1
+    assert verdict.why.startswith("adopted:")
+
+
+@given(comparisons(), st.floats(0, 1), st.floats(0, 1))
+def test_a_bigger_margin_never_keeps_what_a_smaller_one_adopts(
+    drawn: Drawn, one: float, other: float
+) -> None:
+    small, big = sorted((one, other))
+    assert judge(*drawn, margin=big).adopt or not judge(*drawn, margin=small).adopt
+
+
+@given(comparisons(), st.integers(0, 999))
+def test_the_order_of_images_does_not_matter(drawn: Drawn, seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(len(drawn[2]))
+    one = judge(*drawn, margin=0.02)
+    other = judge(*(part[order] for part in drawn), margin=0.02)
+    assert other.gain == pytest.approx(one.gain, abs=1e-12)
+    assert other.low == pytest.approx(one.low, abs=1e-9)
+
+
+@given(comparisons())
+def test_the_bound_is_below_the_gain(drawn: Drawn) -> None:
+    verdict = judge(*drawn, margin=0.0)
+    assert verdict.low <= verdict.gain
+    assert -1 <= verdict.gain <= 1
+
+
+def test_every_class_counts_the_same() -> None:
+    truth = np.array([0] * 18 + [1] * 2)
+    better = np.where(truth == 0, 0.6, 0.5)
+    verdict = judge(towards(truth, 0.5 + 0 * better), towards(truth, better), truth, margin=0.0)
+    assert verdict.gain == pytest.approx(0.05)
+
+
+def test_one_class_is_an_ordinary_paired_test() -> None:
+    truth = np.zeros(12, int)
+    rng = np.random.default_rng(1)
+    current, candidate = rng.uniform(0.2, 0.8, (2, 12))
+    verdict = judge(towards(truth, current), towards(truth, candidate), truth, margin=0.0)
+    error = (candidate - current).std(ddof=1) / math.sqrt(12)
+    low = (candidate - current).mean() - stats.t.ppf(CONFIDENCE, 11) * error
+    assert verdict.low == pytest.approx(low, abs=1e-5)
+
+
+def test_few_images_say_nothing() -> None:
+    truth = np.array([0, 1])
+    verdict = judge(towards(truth, 0.1), towards(truth, 0.9), truth, margin=0.5)
+    assert verdict.low == -math.inf
+    assert not verdict.adopt
+
+
+def test_quantile_is_students() -> None:
+    for freedom in (1, 2, 3, 4, 5, 8, 20, 300):
+        expected = stats.t.ppf(CONFIDENCE, freedom)
+        assert quantile(CONFIDENCE, freedom=freedom) == pytest.approx(expected, abs=2e-4)
+
+
+def add(store: PersonalStore, right: float, *, kind: str, judged: str = "these") -> Version:
+    return store.add(
+        {EVIDENCE: towards(TRUTH, right + 0 * NOISE)},
+        kind=kind,
+        run="",
+        round=0,
+        basis=f"{kind}{right}",
+        scores={},
+        judged=judged,
+    )
+
+
+def test_what_is_deployed_follows_the_verdict(tmp_path: Path) -> None:
+    store = PersonalStore(tmp_path)
+    first = add(store, 0.7, kind="local")
+    now = decide(store, first, truth=TRUTH, margin=0.0)
+    assert (now.version, now.why) == (first.number, "the plant had no model before")
+
+    worse = decide(store, add(store, 0.6, kind="federated"), truth=TRUTH, margin=0.05)
+    assert (worse.version, worse.source) == (first.number, "local")
+    assert worse.why.startswith("kept what it had")
+
+    candidate = add(store, 0.75, kind="federated")
+    better = decide(store, candidate, truth=TRUTH, margin=0.0)
+    assert (better.version, better.source) == (candidate.number, "federated")
+    assert decide(store, candidate, truth=TRUTH, margin=0.0) == better == store.deployed()
+
+
+def test_evidence_on_other_images_is_not_compared(tmp_path: Path) -> None:
+    store = PersonalStore(tmp_path)
+    first = add(store, 0.5, kind="local", judged="those")
+    decide(store, first, truth=TRUTH, margin=0.0)
+    now = decide(store, add(store, 0.9, kind="federated"), truth=TRUTH, margin=0.0)
+    assert now.version == first.number
+    assert "the labelled images are others" in now.why

@@ -1,0 +1,277 @@
+"""A plant: order in, answer out, whatever happens in between."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.plant import Plant, open_plant
+from common.backbone import Part, build, parts
+from common.config import FederationConfig
+from common.errors import ConfigError
+from common.orders import Kind, Order, Outcome, Release, Reply
+
+PlantOf = Callable[..., Plant]
+ReleaseOf = Callable[..., Release]
+OrderFor = Callable[..., Order]
+Change = Callable[..., FederationConfig]
+
+
+@pytest.fixture
+def config(small_config: FederationConfig) -> FederationConfig:
+    return small_config
+
+
+@pytest.fixture
+def release(config: FederationConfig, release_of: ReleaseOf) -> Release:
+    return release_of(config)
+
+
+def digest(plant: Plant) -> dict[str, str]:
+    """Content of all files of a plant, but for its cache."""
+    return {
+        str(path.relative_to(plant.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(plant.folder.rglob("*"))
+        if path.is_file() and "cache" not in path.parts
+    }
+
+
+def times(plant: Plant) -> dict[str, int]:
+    """When each file was written."""
+    files = [path for path in plant.folder.rglob("*") if path.is_file()]
+    return {str(path): path.stat().st_mtime_ns for path in files}
+
+
+def sent(reply: Reply) -> bytes:
+    assert reply.outcome is Outcome.DONE, reply.reason
+    assert reply.vector is not None
+    return reply.vector.tobytes()
+
+
+def test_two_rounds_of_fedbn(
+    plant_of: PlantOf,
+    config: FederationConfig,
+    changed: Change,
+    release_of: ReleaseOf,
+    order_for: OrderFor,
+) -> None:
+    config = changed(config, method="fedbn")
+    plant, release = plant_of("elm"), release_of(config)
+    first = plant.answer(order_for(config, release), release)
+    assert (first.plant, first.round, first.weight) == ("elm", 1, len(plant.data(config).train))
+    assert set(first.scores) == {"trained"}  # no head yet that could be evaluated
+    assert {"evaluate", "train"} <= set(first.seconds)
+
+    later = release_of(config, number=1, shift=0.01)
+    second = plant.answer(order_for(config, later, round=2), later)
+    assert set(second.scores) == {"incoming", "trained"}
+    assert sent(first) != sent(second)
+
+    known = parts(build(config.backbone, classes=3, image_size=32))
+    stays = {name for name, part in known.items() if part is not Part.BODY}
+    one, two = (plant.store.load(version) for version in plant.store.versions())
+    assert one.keys() == two.keys() == stays
+    schema = release.schema.subset(frozenset(known.keys() - stays))
+    assert (first.schema, len(first.vector or ())) == (schema.digest, schema.size)
+    # Frozen statistics of round 2 are the plant's own, not those of the release.
+    statistics = [name for name in stays if name.endswith("running_mean")]
+    assert statistics
+    assert all(np.array_equal(one[name], two[name]) for name in statistics)
+    assert not np.array_equal(one["head.weight"], two["head.weight"])
+
+
+def test_the_same_order_gets_the_same_bytes(
+    plant_of: PlantOf, config: FederationConfig, release: Release, order_for: OrderFor
+) -> None:
+    plant, order = plant_of(), order_for(config, release)
+    first = plant.answer(order, release)
+    written = times(plant)
+    again = Plant.open(plant.folder).answer(replace(order, deadline=1.0), release)
+    assert sent(again) == sent(first)
+    assert again.head() == first.head()
+    assert times(plant) == written  # nothing was trained
+
+    # Killed after the personal part was stored and before the answer was filed.
+    for path in (plant.folder / "outbox").iterdir():
+        path.unlink()
+    kept = plant.store.load(plant.store.versions()[-1])
+    crashed = Plant.open(plant.folder).answer(order, release)
+    assert sent(crashed) == sent(first)
+    (version,) = plant.store.versions()
+    assert all(np.array_equal(v, kept[n]) for n, v in plant.store.load(version).items())
+
+    # Another plant of the same data has other randomness.
+    twin = Plant.create(
+        plant.folder.parent / "twin", plant.settings.model_copy(update={"name": "elm"})
+    )
+    assert sent(twin.answer(order, release)) != sent(first)
+
+
+def test_what_does_not_fit_is_declined(
+    plant_of: PlantOf,
+    config: FederationConfig,
+    release: Release,
+    release_of: ReleaseOf,
+    order_for: OrderFor,
+    changed: Change,
+) -> None:
+    plant, order = plant_of(), order_for(config, release)
+    assert plant.answer(order, release).outcome is Outcome.DONE
+    before = digest(plant)
+    other = release_of(config, number=1, shift=0.5)
+    squeezed = changed(config, backbone="squeezenet1_1")
+    for declined, brought in (
+        (order, other),  # not the release of the order
+        (replace(order, release=other.hash), other),  # another release for an answered round
+        (replace(order, cohort=("ash", "oak")), release),  # another cohort for it
+        (replace(order, cohort=("elm", "oak"), round=2), release),  # not asked
+        (replace(order, config=squeezed, round=2), release),  # another network
+        (order_for(changed(config, method="fedavg", classes=("a", "b")), release), release),
+    ):
+        reply = plant.answer(declined, brought)
+        assert (reply.outcome, reply.reason) == (Outcome.DECLINED, "update")
+        assert reply.vector is None
+        assert digest(plant) == before
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_training_that_fails_leaves_the_plant_as_it_was(
+    plant_of: PlantOf,
+    config: FederationConfig,
+    changed: Change,
+    release: Release,
+    order_for: OrderFor,
+    epochs: int,
+) -> None:
+    """With one epoch the last loss is still finite, but not what was trained."""
+    plant = plant_of()
+    wild = {"round_learning_rate": 1e36, "batch_size": 64}
+    order = order_for(changed(config, local_epochs=epochs, training=wild), release)
+    before = digest(plant)
+    reply = plant.answer(order, release)
+    assert (reply.outcome, reply.reason) == (Outcome.FAILED, "training")
+    assert reply.vector is None
+    assert digest(plant) == before
+
+
+def test_settings_that_are_wrong_fail(
+    plant_of: PlantOf, config: FederationConfig, release: Release, order_for: OrderFor
+) -> None:
+    plant = plant_of()
+    order = order_for(config.model_copy(update={"mean": None, "std": None}), release)
+    reply = plant.answer(order, release)
+    assert (reply.outcome, reply.reason) == (Outcome.FAILED, "config")
+
+
+def test_a_head_travels_between_equal_classes(
+    plant_of: PlantOf,
+    config: FederationConfig,
+    changed: Change,
+    release_of: ReleaseOf,
+    order_for: OrderFor,
+) -> None:
+    config = changed(config, method="fedprox", classes=("dark", "light"))
+    plant, release = plant_of(), release_of(config)
+    reply = plant.answer(order_for(config, release), release)
+    change = release.schema.unflatten(np.frombuffer(sent(reply), np.float32))
+    assert np.any(change["head.weight"])
+    (version,) = plant.store.versions()
+    assert plant.store.load(version) == {}
+
+
+def test_alone_then_adoption(
+    plant_of: PlantOf,
+    config: FederationConfig,
+    changed: Change,
+    release: Release,
+    order_for: OrderFor,
+) -> None:
+    plant = plant_of(adoption_margin=1.0)
+    plant.train_alone("head_only", source=release, config=config)
+    assert plant.store.deployed() is None
+    local = plant.train_alone("local", source=release, config=config)
+    deployed = plant.store.deployed()
+    assert deployed is not None
+    assert (deployed.version, deployed.source) == (local.number, "local")
+
+    written = times(plant)
+    again = Plant.open(plant.folder).train_alone("local", source=release, config=config)
+    assert (again, times(plant)) == (local, written)
+    slower = changed(config, training={"learning_rate": 1e-4})
+    assert plant.train_alone("local", source=release, config=slower).number == local.number + 1
+
+    order = order_for(config, release, kind=Kind.ADOPT, round=3)
+    reply = plant.answer(order, release)
+    assert reply.outcome is Outcome.DONE
+    assert reply.vector is None
+    assert reply.notes["adopted"] is True  # whatever it is: the margin allows all
+    assert reply.notes["source"] == "federated"
+    assert set(reply.scores) == {"tuned", "deployed"}
+
+    # Killed after the candidate was deployed and before the answer was filed.
+    for path in (plant.folder / "outbox").iterdir():
+        path.unlink()
+    before = digest(plant)
+    crashed = Plant.open(plant.folder).answer(order, release)
+    assert (crashed.notes, crashed.scores) == (reply.notes, reply.scores)
+    after = {n: v for n, v in digest(plant).items() if not n.startswith("outbox")}
+    assert after == before  # it was not made again
+
+    prediction = plant.test(reply.notes["version"], config=config)
+    assert prediction.probabilities.shape == (len(plant.data(config).test), 2)
+    np.testing.assert_allclose(prediction.probabilities.sum(1), 1.0, rtol=1e-5)
+    assert {file.split("/")[0] for file in prediction.files} == {"dark", "light"}
+
+
+def test_few_labels_and_no_model_before(
+    plant_of: PlantOf,
+    config: FederationConfig,
+    changed: Change,
+    release: Release,
+    order_for: OrderFor,
+) -> None:
+    config = changed(config, method="ditto", methods={"personal_fine_tune": False})
+    plant = plant_of(labels_per_class=4)
+    first = plant.answer(order_for(config, release), release)
+    assert first.weight == 8  # nothing is held out
+    reply = plant.answer(order_for(config, release, kind=Kind.ADOPT, round=2), release)
+    assert set(reply.scores) == {"incoming", "tuned", "deployed"}
+    assert reply.notes["why"] == "the plant had no model before"
+    candidate = plant.store.versions()[-1]
+    assert plant.store.evidence(candidate).shape == (8, 2)
+    # The head is new, the backbone that of the personal model.
+    kept = plant.store.load(plant.store.versions()[0])
+    model = plant.store.model(candidate.number)
+    name = "backbone.conv1.0.weight"
+    assert np.array_equal(model[name], kept[f"ditto.{name}"])
+
+
+def test_a_local_model_on_other_images_takes_over(
+    plant_of: PlantOf, config: FederationConfig, release: Release
+) -> None:
+    config = config.model_copy(
+        update={"training": config.training.model_copy(update={"epochs": 1, "head_epochs": 2})}
+    )
+    plant_of(labels_per_class=4).train_alone("local", source=release, config=config)
+    more = plant_of(labels_per_class=5)
+    version = more.train_alone("local", source=release, config=config)
+    assert version.number == 2
+    deployed = more.store.deployed()
+    assert deployed is not None
+    assert deployed.version == 2
+
+
+def test_a_plant_is_opened_once_a_process(plant_of: PlantOf, config: FederationConfig) -> None:
+    folder = plant_of().folder
+    assert open_plant(folder) is open_plant(folder)
+    assert open_plant(folder).data(config) is open_plant(folder).data(config)
+
+
+def test_a_folder_without_settings_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"plant.toml"):
+        Plant.open(tmp_path)
