@@ -89,7 +89,7 @@ def save_tensors(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write tensors as safetensors, atomically."""
-    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    arrays = {name: np.require(value, requirements="C") for name, value in tensors.items()}
     # Without tensors safetensors 0.8 writes an empty metadata table as broken JSON.
     write_atomic(path, save(arrays, dict(metadata) if metadata else None))
 
