@@ -34,6 +34,7 @@ from client.tasks.metrics import (
     paired_mean_interval,
 )
 from common.config import FederationConfig
+from common.errors import DataError
 from common.files import load_tensors, read_json, save_tensors, write_json
 from server.store import history
 from simulation.onboard import onboard
@@ -101,7 +102,7 @@ CASES = {
 
 
 def config(case: Case, *, method: str, seed: int) -> FederationConfig:
-    """The settings of a cell; everything else is at its default."""
+    """Return the settings of a cell; everything else is at its default."""
     weights = (DATA / "weights" / "mobilenet_v2_imagenet.safetensors").resolve()
     return FederationConfig.model_validate(
         {
@@ -147,6 +148,7 @@ def run_cell(name: str, method: str, seed: int, *, out: Path) -> None:
 
 
 def cell_path(out: Path, name: str, method: str, seed: int) -> Path:
+    """Return where the result of a cell is, or will be."""
     return out / "cells" / name / f"{method}-{seed}.safetensors"
 
 
@@ -258,15 +260,17 @@ def run_joining(plant: str, seed: int, *, out: Path) -> None:
         watch=lambda *_: None,
     )
     row = rows[0]
-    assert row.source and row.release and row.gain
+    if row.problem:
+        raise DataError(row.problem)
     write_json(
         joining_path(out, plant, seed),
-        {name: asdict(getattr(row, name)) for name in ("source", "release", "gain")},
+        {name: asdict(row)[name] for name in ("source", "release", "gain")},
     )
     shutil.rmtree(place)
 
 
 def joining_path(out: Path, plant: str, seed: int) -> Path:
+    """Return where the result of a late joiner is, or will be."""
     return out / "cells" / "joining" / f"{plant}-{seed}.json"
 
 
@@ -313,8 +317,8 @@ def _rows(cells: Sequence[Cell]) -> Iterator[str]:
     yield ""
     sent = np.mean([cell.bytes_up for cell in cells]) / 1e6
     yield (
-        f"Federated minus local, before the no-harm rule: {_signed(raw)}. Pooled: seed 0 only. Sent "
-        f"by the plants: {sent:.0f} MB a run."
+        f"Federated minus local, before the no-harm rule: {_signed(raw)}. Pooled: seed 0 only. "
+        f"Sent by the plants: {sent:.0f} MB a run."
     )
 
 
@@ -385,6 +389,7 @@ def run_all(cells: Sequence[list[str]], *, out: Path, jobs: int) -> None:
 
 
 def main() -> None:
+    """Run what is asked for, or what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     parser.add_argument("--quick", action="store_true", help="one seed")

@@ -18,6 +18,7 @@ MethodName = Literal["fedavg", "fedprox", "fedper", "fedrep", "fedbn", "ditto"]
 BatchNorm = Literal["frozen", "adapt", "train"]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 def _several_names(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -48,16 +49,16 @@ class TrainingConfig(Section):
     """How a plant trains, in rounds and alone."""
 
     batch_size: int = Field(16, ge=2, description="Images a step.")
-    learning_rate: Positive = Field(
+    learning_rate: Rate = Field(
         3e-4, description="AdamW step of the backbone's last stage after warm-up."
     )
-    round_learning_rate: Positive = Field(
+    round_learning_rate: Rate = Field(
         1e-4,
         description="AdamW step of the backbone in rounds, constant. Smaller than the step above: "
         "AdamW starts anew each round with steps of full length, and at 3e-4 the mean of several "
         "plants' steps destroys what the source weights know.",
     )
-    head_learning_rate: Positive = Field(1e-3, description="AdamW step of the head.")
+    head_learning_rate: Rate = Field(1e-3, description="AdamW step of the head.")
     stage_decay: float = Field(
         1.0, gt=0, le=1, description="Each stage further from the head learns this much slower."
     )
@@ -114,7 +115,10 @@ class ServerConfig(Section):
     optimiser: Literal["mean", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = Field(
         "mean", description="What turns the mean update into the next release."
     )
-    learning_rate: Positive = Field(1.0, description="Server step.")
+    learning_rate: Positive = Field(
+        1.0,
+        description="Server step; 1 for `mean` and `fedavgm`, about 0.01 for the adaptive ones.",
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="First-moment decay (not for `mean`).")
     second_momentum: float = Field(
         0.99, ge=0, lt=1, description="Second-moment decay of `fedadam` and `fedyogi`."

@@ -14,8 +14,9 @@ from common.errors import ConfigError, StateError
 from common.files import write_atomic
 from simulation.collect import collect
 from simulation.compare import compare as compare_methods
-from simulation.factory import write_plants
-from simulation.onboard import Onboarding, onboard as onboard_plant
+from simulation.factory import GOOD, name_of, write_plants
+from simulation.onboard import Onboarding
+from simulation.onboard import onboard as onboard_plant
 from simulation.report import write_report
 from simulation.results import Results, save_results, write_plants_csv
 from simulation.run import Plan
@@ -25,6 +26,31 @@ from simulation.table import print_table
 from simulation.watch import Display
 
 app = terminal.command_line(about="Simulate plants that learn together, on folders of images.")
+
+
+DEMO_PLANTS = 4
+
+#: Random weights, so nothing is downloaded; hence a small network, large steps and batch
+#: statistics of its own. Not a recipe for real images.
+DEMO = {
+    "name": "demo",
+    "backbone": "shufflenet_v2_x0_5",
+    "weights": "none",
+    "image_size": 64,
+    "rounds": 10,
+    "local_epochs": 4,
+    "labels_per_class": 24,
+    "training": {
+        "learning_rate": 2e-3,
+        "round_learning_rate": 2e-3,
+        "head_learning_rate": 3e-3,
+        "head_epochs": 100,
+        "batch_norm": "train",
+        "epochs": 40,
+        "patience": 40,
+    },
+    "plants": {name_of(plant): {"good": GOOD} for plant in range(DEMO_PLANTS)},
+}
 
 
 class Engine(StrEnum):
@@ -210,20 +236,16 @@ def demo(
     """Let four made-up plants learn together, from scratch; no download, under three minutes."""
     data = out / "data"
     if not data.is_dir():
-        write_plants(data, plants=4)
+        write_plants(data, plants=DEMO_PLANTS, images_per_class=64)
     config = FederationConfig.model_validate(DEMO)
     run_folder = out / "run"
     resume = (run_folder / "run.json").exists()
-    plan = Plan(
-        config=config, base=out, data=data, out=run_folder, workers=workers, resume=resume
-    )
+    plan = Plan(config=config, base=out, data=data, out=run_folder, workers=workers, resume=resume)
     _run(plan, report=out / "report.html")
 
 
-DEMO = {"name": "demo"}
-
-
 def main() -> None:
+    """Run the command line."""
     terminal.run(app)
 
 

@@ -37,7 +37,9 @@ def collect(plan: Plan, runs: Sequence[SeedRun]) -> Results:
     config = runs[0].prepared.job.config
     plants = list(runs[0].judged)
     rows = {name: [run.judged[name] for run in runs] for name in plants}
-    variants = [v for v in VARIANTS if all(v in j.predictions for row in rows.values() for j in row)]
+    variants = [
+        v for v in VARIANTS if all(v in j.predictions for row in rows.values() for j in row)
+    ]
     predictions = {
         variant: [[judged.predictions[variant] for judged in rows[name]] for name in plants]
         for variant in variants
@@ -129,7 +131,7 @@ def _mean_metrics(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _mistakes(
     prediction: Prediction, classes: Sequence[str], folder: Path
 ) -> list[dict[str, object]]:
-    """The wrong answers that the model was surest of, with their pictures."""
+    """Return the wrong answers that the model was surest of, with their pictures."""
     said = prediction.probabilities.argmax(axis=1)
     sure = prediction.probabilities.max(axis=1)
     wrong = np.flatnonzero(said != prediction.truth)
@@ -147,7 +149,7 @@ def _mistakes(
 
 
 def _picture(path: Path) -> str:
-    """A small JPEG as a data URI; empty if the file is gone since the run."""
+    """Return a small JPEG as a data URI; empty if the file is gone since the run."""
     try:
         with Image.open(path) as image:
             small = image.convert("RGB")
@@ -170,4 +172,3 @@ def _seconds(runs: Sequence[SeedRun]) -> dict[str, float]:
     for run in runs:
         total.update(run.seconds)
     return {phase: round(seconds, 3) for phase, seconds in total.items()}
-

@@ -70,9 +70,7 @@ def compare(plan: Plan, methods: Sequence[str], *, watch: Watch) -> Comparison:
     return comparison
 
 
-def _one(
-    plan: Plan, name: str, *, start: Path, watch: Watch
-) -> tuple[Results, Sequence[SeedRun]]:
+def _one(plan: Plan, name: str, *, start: Path, watch: Watch) -> tuple[Results, Sequence[SeedRun]]:
     """Run one method in rounds, in its own run folder."""
     config = plan.config.model_copy(update={"method": name})
     own = replace(plan, config=config, out=plan.out / "runs" / name, start=start)

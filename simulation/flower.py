@@ -85,6 +85,11 @@ def run_flower(
         (run_folder / ERROR).unlink(missing_ok=True)
         run = control.start({}, simulation=resources(plants=plants, workers=workers))
         status = follow(control, run, reader, events)
+        if status is None:
+            raise EngineError(
+                "flower engine: its process was killed, perhaps for want of memory; use fewer "
+                "--workers and continue with --resume"
+            )
         output = "".join(control.output(run))
     with (run_folder / LOG).open("a", encoding="utf-8") as log:
         log.write(output)
@@ -128,8 +133,11 @@ def resources(*, plants: int, workers: int) -> SimulationConfig:
 
 def follow(
     control: Control, run: int, reader: EventReader, events: Callable[[Event], None]
-) -> RunStatus:
-    """Relay events until the run has ended, and return how."""
+) -> RunStatus | None:
+    """Relay events until the run has ended, and return how; None if its process was killed.
+
+    SuperLink learns of a killed process only after minutes, and ends its output only then.
+    """
     asked = time.monotonic()
     while True:
         gone = reader.writer_gone()
@@ -141,7 +149,7 @@ def follow(
             if status.finished:
                 return status
             if gone and not _ends(control, run):
-                return RunStatus(finished=True, failed=True, details="its process was killed")
+                return None
         time.sleep(LOOK)
 
 

@@ -28,13 +28,14 @@ class LocalFleet:
 
     def ask(self, order: Order, release: Release) -> Iterator[Reply]:
         """Yield replies as they arrive; what is late is left out."""
+        asked = [name for name in order.cohort if name in self._plants]
         tasks = [
             Task(self._plants.index(name), answer, (self._folder / "plants" / name, order, release))
-            for name in order.cohort
+            for name in asked
         ]
         for position, result in self._workers.each(tasks, seconds=order.deadline):
             if result is Lost.DIED:
-                yield _died(order.cohort[position], order)
+                yield _died(asked[position], order)
             elif result is not Lost.LATE:
                 yield result
 

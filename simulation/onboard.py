@@ -1,4 +1,4 @@
-"""A plant that joins late: what does the shared backbone give it, at so many labels a class?
+"""What the shared backbone gives a plant that joins late, at so many labels a class.
 
 The same recipe starts once from the source weights and once from a release, on the same images,
 for several draws of the labelled ones; both models judge the same test images.
@@ -101,9 +101,7 @@ def _judge(plant: Plant, start: Release, config: FederationConfig, seed: int) ->
     return plant.test(version.number, config=seeded)
 
 
-def _plant(
-    folder: Path, data: Path, config: FederationConfig, labels: int, seed: int
-) -> Plant:
+def _plant(folder: Path, data: Path, config: FederationConfig, labels: int, seed: int) -> Plant:
     section = config.plants.get(data.name, PlantSection())
     settings = PlantConfig(
         name=data.name,
@@ -128,7 +126,7 @@ def _source(config: FederationConfig, base: Path) -> tuple[FederationConfig, Rel
 
 
 def _without_head(release: Release) -> Release:
-    """A joining plant has its own classes, so a head that travelled is left out."""
+    """Leave out a head that travelled: a joining plant has its own classes."""
     schema = release.schema.subset(
         frozenset(name for name in release.schema.shapes if not name.startswith("head."))
     )

@@ -103,6 +103,10 @@ def prepare(
     unknown = sorted(set(config.plants) - set(data))
     if unknown:
         raise ConfigError(f"plants must name folders in --data, got {unknown}; it has {list(data)}")
+    if config.rounds and len(data) < config.min_plants:
+        raise ConfigError(
+            f"min_plants must be at most the number of plants, {len(data)}, got {config.min_plants}"
+        )
     source = load_source(config, base=base)
     config = config.model_copy(update={"mean": source.mean, "std": source.std})
     for name, folder in data.items():
@@ -175,16 +179,14 @@ def _job(config: FederationConfig, network: Network, plants: list[str]) -> Job:
     )
 
 
-def _common_classes(
-    config: FederationConfig, plants: Mapping[str, Description]
-) -> tuple[str, ...]:
-    """The classes of every plant, which must be the same where the head travels."""
+def _common_classes(config: FederationConfig, plants: Mapping[str, Description]) -> tuple[str, ...]:
+    """Return the classes of every plant, which must be the same where the head travels."""
     first, *rest = plants
     for other in rest:
         if plants[other].classes != plants[first].classes:
             raise ConfigError(
-                f"method must be one with personal heads where classes differ, got {config.method}: "
-                f"{first} has {list(plants[first].classes)}, {other} has "
+                f"method must be one with personal heads where classes differ, got "
+                f"{config.method}: {first} has {list(plants[first].classes)}, {other} has "
                 f"{list(plants[other].classes)}; use fedper"
             )
     return plants[first].classes

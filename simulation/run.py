@@ -65,7 +65,7 @@ class Plan:
     start: Path | None = None
 
     def homes(self) -> dict[int, Path]:
-        """The run folder of each seed."""
+        """Return the run folder of each seed."""
         return {seed: self.home(self.out, seed) for seed in self.all_seeds}
 
     @property
@@ -185,7 +185,9 @@ def _train_alone(
     labels = [(name, method) for method in plan.alone for name in prepared.plants]
     if plan.pooled:
         folders = prepared.folders
-        pooled_task = Task(len(folders), train_pooled, (prepared.home, folders, job.config, job.source))
+        pooled_task = Task(
+            len(folders), train_pooled, (prepared.home, folders, job.config, job.source)
+        )
         tasks.append(pooled_task)
         labels.append(("all plants", "pooled"))
     versions: dict[str, dict[str, int]] = {name: {} for name in prepared.plants}

@@ -52,5 +52,5 @@ def test_damage_is_one_line_that_names_the_file(tmp_path: Path, content: bytes) 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for read in (read_json, load_tensors):
-        with pytest.raises(StateError, match="cannot read .*nowhere"):
+        with pytest.raises(StateError, match=r"cannot read .*nowhere"):
             read(tmp_path / "nowhere")

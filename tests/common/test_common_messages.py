@@ -66,8 +66,7 @@ def test_an_order_comes_back_as_it_was() -> None:
     reason=st.text(st.characters(codec="utf-8"), max_size=200),
     weight=st.integers(0, 10**9),
     scores=st.dictionaries(names, st.dictionaries(names, numbers, max_size=3), max_size=3),
-    vector=st.none()
-    | arrays.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32)),
+    vector=st.none() | arrays.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32)),
 )
 def test_a_reply_comes_back_as_it_was(
     plant: str,

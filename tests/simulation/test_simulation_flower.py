@@ -254,10 +254,7 @@ class TestInterrupted:
         ]
         simulation.kill()
         assert slow_run.stdout is not None
-        # Flower itself notices after a minute.
-        start = time.monotonic()
         assert "its process was killed" in slow_run.stdout.read()
-        assert time.monotonic() - start < 45
         assert left(before, seconds=5) == set()
 
 
