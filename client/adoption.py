@@ -96,7 +96,7 @@ def judge(
     verb = "adopted" if adopt else "kept what it had"
     why = (
         f"{verb}: on {len(truth)} validation images the federated model gives the truth "
-        f"{gain:+.3f} more probability (lower bound {low:+.3f}, needed {-margin:+.3f})"
+        f"{gain:+.3f} more probability (lower bound {low:+.3f}, needed {0.0 - margin:+.3f})"
     )
     return Verdict(adopt=adopt, gain=gain, low=low, why=why)
 
