@@ -178,6 +178,12 @@ class FederationConfig(Section):
     method: MethodName = Field("fedper", description="How plants learn together.")
     rounds: int = Field(10, ge=0, description="Rounds of training.")
     local_epochs: int = Field(2, ge=1, description="Passes over a plant's data in a round.")
+    local_steps: int = Field(
+        16,
+        ge=0,
+        description="At least so many gradient steps in a round: a plant with few images passes "
+        "over them more often, or it would hardly move the backbone.",
+    )
     min_plants: int = Field(2, ge=1, description="A round with fewer replies is skipped.")
     fraction: float = Field(
         1.0, gt=0, le=1, description="Share of the connected plants that a round asks."

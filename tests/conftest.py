@@ -83,6 +83,7 @@ def small_config() -> FederationConfig:
         image_size=32,
         rounds=2,
         local_epochs=1,
+        local_steps=0,
         device="cpu",
         training=TrainingConfig(epochs=2, head_epochs=20),
     )

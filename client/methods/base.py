@@ -6,6 +6,7 @@ happens between "release received" and "network trained".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -46,13 +47,20 @@ class Work:
         """Indices of the images that rounds train on."""
         return in_rounds(self.trainer.data)
 
+    @property
+    def epochs(self) -> int:
+        """Passes over the data in a round: ``local_epochs``, or what ``local_steps`` takes."""
+        config = self.trainer.config
+        steps = math.ceil(len(self.train) / config.training.batch_size)
+        return max(config.local_epochs, math.ceil(config.local_steps / steps))
+
     def descend(self, *, anchor: Anchor | None = None, freeze: Sequence[str] = ()) -> None:
         """Take a round's gradient steps, at the constant step size of rounds."""
         config = self.trainer.config
         self.trainer.fit(
             self.network,
             self.train,
-            epochs=config.local_epochs,
+            epochs=self.epochs,
             rate=config.training.round_learning_rate,
             anchor=anchor,
             freeze=freeze,

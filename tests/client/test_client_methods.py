@@ -188,3 +188,21 @@ def test_l2sp_stays_nearer_to_the_source(work_of: Callable[..., Work], tiny: Tin
         ALONE["l2sp"](work)
     assert same(free.snapshot(), none.snapshot())
     assert 0.0 < distance(pulled.network, tiny()) < distance(free.network, tiny())
+
+
+@pytest.mark.parametrize(
+    ("local_epochs", "local_steps", "passes"), [(2, 0, 2), (2, 16, 16), (20, 16, 20), (1, 3, 3)]
+)
+def test_a_small_plant_passes_over_its_images_more_often(
+    work_of: Callable[..., Work], changed: Change, local_epochs: int, local_steps: int, passes: int
+) -> None:
+    work = work_of()
+    batch = len(work.train)
+    training = work.trainer.config.training.model_copy(update={"batch_size": batch})
+    work.trainer.config = changed(
+        work.trainer.config, local_epochs=local_epochs, local_steps=local_steps, training=training
+    )
+    assert work.epochs == passes
+    training = training.model_copy(update={"batch_size": max(2, batch // 4)})
+    work.trainer.config = changed(work.trainer.config, training=training)
+    assert work.epochs == max(local_epochs, -(-local_steps // -(-batch // max(2, batch // 4))))

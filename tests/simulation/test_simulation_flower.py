@@ -81,6 +81,7 @@ def prepared(home: Path, images: Path) -> Prepared:
         weights="none",
         image_size=32,
         rounds=2,
+        local_steps=0,
         device="cpu",
         training=TrainingConfig(epochs=1, head_epochs=5),
     )

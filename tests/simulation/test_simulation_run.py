@@ -44,6 +44,7 @@ def plan(tmp_path: Path, images: Path) -> Plan:
         image_size=32,
         rounds=2,
         local_epochs=1,
+        local_steps=0,
         device="cpu",
         training=TrainingConfig(epochs=1, head_epochs=5),
     )
