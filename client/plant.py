@@ -35,12 +35,12 @@ from client.tasks.images import ImageData, ImageTask, Selection
 from client.tasks.metrics import Prediction
 from client.training import Trainer, choose_device, quick_scores
 from common.backbone import Network, build, read_tensors, write_tensors
-from common.config import FederationConfig, PlantConfig
+from common.config import FederationConfig, PlantConfig, load_plant
 from common.errors import ConfigError, TransferlineError, UpdateError
 from common.files import write_atomic
 from common.orders import Kind, Order, Outcome, Release, Reply
 from common.sharing import FEDERATED as SHARING
-from common.toml import literal, read_toml, validate
+from common.toml import literal
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,7 @@ class Plant:
         ConfigError
             If plant.toml is missing or wrong.
         """
-        path = folder / "plant.toml"
-        return cls(folder=folder, settings=validate(PlantConfig, read_toml(path), name=str(path)))
+        return cls(folder=folder, settings=load_plant(folder / "plant.toml"))
 
     @classmethod
     def create(cls, folder: Path, settings: PlantConfig) -> Plant:

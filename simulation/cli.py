@@ -213,8 +213,16 @@ def split(
 
     Example: transferline-sim split --data images/steel --out steel-4 --plants 4 --cameras
     """
-    split_product(data, out, plants=plants, labels=labels, cameras=cameras, seed=seed)
-    terminal.console().print(f"written: {out}")
+    cut = split_product(data, out, plants=plants, labels=labels, cameras=cameras, seed=seed)
+    console = terminal.console()
+    for plant, counts in cut.counts.items():
+        shares = ", ".join(f"{name} {count}" for name, count in counts.items())
+        console.print(f"{plant}: {shares}", markup=False)
+    if cut.left_out:
+        console.print(f"left out: {cut.left_out} images of classes too small at their plant")
+    for item in cut.skipped:
+        terminal.errors().print(f"skipped {item.file}: {item.why}", markup=False)
+    console.print(f"written: {out}")
 
 
 @app.command()
