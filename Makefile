@@ -22,8 +22,11 @@ check: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## the measurements in benchmarks/, quick form
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --quick; done
+bench: $(READY)  ## the measurements in benchmarks/, quick form; real_plants takes hours
+	$(BIN)/python benchmarks/training.py --quick
+	$(BIN)/python benchmarks/training.py --quick --engines
+	$(BIN)/python benchmarks/aggregation.py --quick
+	$(BIN)/python benchmarks/real_plants.py --quick
 
 clean:  ## remove results and caches; .venv stays
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -32,7 +32,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE.parent / "out/benchmarks/aggregation.json")
     parser.add_argument("--size", type=int, default=SIZE, help="float32 values in a reply")
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "PLANTS"), help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="replies of a tenth of the size")
     given = parser.parse_args()
+    if given.quick:
+        given.size //= 10
     if given.measure:
         what, plants = given.measure
         print(json.dumps(measure(what, plants=int(plants), size=given.size)))
