@@ -51,7 +51,8 @@ def decide(
 
     Parameters
     ----------
-    truth : class indices of the images that the candidate's evidence is about.
+    truth : class indices of the validation images, which the evidence begins with and no round
+        trained on; evidence about others would favour the release.
     margin : as in `judge`.
 
     Returns
@@ -67,7 +68,10 @@ def decide(
     if current.judged != candidate.judged:
         why = "kept what it had: the labelled images are others than it was judged on; train alone"
         return store.deploy(current, why=why)
-    verdict = judge(store.evidence(current), store.evidence(candidate), truth, margin=margin)
+    clean = slice(len(truth))
+    verdict = judge(
+        store.evidence(current)[clean], store.evidence(candidate)[clean], truth, margin=margin
+    )
     return store.deploy(candidate if verdict.adopt else current, why=verdict.why)
 
 

@@ -213,7 +213,7 @@ class Plant:
             candidate = self._tune(order, release, work)
         with clock("adopt"):
             data = work.trainer.data
-            truth = data.labels[judged(data)].cpu().numpy()
+            truth = data.labels[data.validation].cpu().numpy()
             margin = self.settings.adoption_margin
             now = adoption.decide(self.store, candidate, truth=truth, margin=margin)
         scores["tuned"] = dict(candidate.scores)

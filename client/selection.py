@@ -6,8 +6,8 @@ many epochs to train, and then all of them are trained on.
 
 Either way a model comes with *evidence*: its class probabilities for labelled images that it (or
 its twin of the fold) was not trained on, in the order of `judged`. Adoption compares evidence.
-With folds, though, rounds train on all labelled images, so that a release's backbone has seen the
-images that its evidence is about, and the evidence leans its way.
+Rounds never train on the validation images, which are the first fold's; a release's backbone may
+have seen the others, so adoption looks at the evidence about these alone.
 """
 
 from __future__ import annotations
@@ -32,18 +32,17 @@ Fit = Callable[[Network, Tensor, Callable[[Network], bool]], object]
 
 
 def judged(data: ImageData) -> Tensor:
-    """Return indices of the labelled images that evidence is about, in its order."""
+    """Return indices of the labelled images that evidence is about, in its order.
+
+    The validation images come first. No round trains on them, so of a release only the evidence
+    about these is clean.
+    """
     return torch.cat([held for _, held in data.folds])
 
 
 def labelled(data: ImageData) -> Tensor:
     """Return indices of all labelled images."""
     return torch.cat([data.train, data.validation])
-
-
-def in_rounds(data: ImageData) -> Tensor:
-    """Return what rounds train on: nothing is held out where folds do the choosing."""
-    return data.train if len(data.folds) == 1 else labelled(data)
 
 
 def fit_and_choose(network: Network, trainer: Trainer, fit: Fit) -> Evidence:

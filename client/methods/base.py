@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from client.selection import in_rounds
 from client.training import Anchor, Trainer
 from common.backbone import Network, read_tensors
 
@@ -45,7 +44,7 @@ class Work:
     @property
     def train(self) -> Tensor:
         """Indices of the images that rounds train on."""
-        return in_rounds(self.trainer.data)
+        return self.trainer.data.train
 
     @property
     def epochs(self) -> int:

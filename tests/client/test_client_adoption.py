@@ -155,3 +155,17 @@ def test_evidence_on_other_images_is_not_compared(tmp_path: Path) -> None:
     now = decide(store, add(store, 0.9, kind="federated"), truth=TRUTH, margin=0.0)
     assert now.version == first.number
     assert "the labelled images are others" in now.why
+
+
+def test_evidence_about_images_of_the_rounds_does_not_count(tmp_path: Path) -> None:
+    """A candidate that only shines where its backbone was trained is not adopted."""
+    store = PersonalStore(tmp_path)
+
+    def stored(kind: str, clean: float, seen: float) -> Version:
+        values = np.where(np.arange(40) < 20, clean, seen)
+        evidence = {"head.bias": np.zeros(2, np.float32), EVIDENCE: towards(TRUTH, values)}
+        return store.add(evidence, kind=kind, run="", round=0, basis="", judged="", scores={})
+
+    decide(store, stored("local", 0.7, 0.5), truth=TRUTH[:20], margin=0.0)
+    now = decide(store, stored("federated", 0.6, 1.0), truth=TRUTH[:20], margin=0.0)
+    assert now.source == "local"
