@@ -290,8 +290,7 @@ def _table(name: str, out: Path) -> str:
         if not seeds:
             lines += [f"`{method}`: not run.", ""]
             continue
-        missing = "" if len(seeds) == case.seeds else f" of {case.seeds}"
-        lines += [f"`{method}`, {len(seeds)}{missing} seed{'s' * (len(seeds) > 1)}", ""]
+        lines += [f"`{method}`, {len(seeds)} of {case.seeds} seeds", ""]
         lines += [*_rows([read_cell(cell_path(out, name, method, seed)) for seed in seeds]), ""]
     return "\n".join(lines)
 
