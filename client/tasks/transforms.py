@@ -9,6 +9,7 @@ that is passed in, on the CPU, so that a run repeats on any device.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ class Normalise:
         return images.contiguous(memory_format=torch.channels_last)
 
 
-class _Drawn(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
+class _Drawn(v2.Transform, ABC):  # type: ignore[misc]  # torchvision ships no types
     """A transform of (images, generator) whose parameters come from the generator."""
 
     _transformed_types = (Tensor, torch.Generator)
@@ -53,13 +54,13 @@ class _Drawn(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return inpt if isinstance(inpt, torch.Generator) else self.apply_to(inpt, params["drawn"])
 
+    @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw the parameters of ``count`` images on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply_to(self, images: Tensor, drawn: Tensor) -> Tensor:
         """Transform float images (B, 3, S, S)."""
-        raise NotImplementedError
 
 
 class Place(_Drawn):
