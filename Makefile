@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench wire clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ bench: $(READY)  ## the measurements in benchmarks/, quick form; real_plants tak
 	$(BIN)/python benchmarks/aggregation.py --quick
 	$(BIN)/python benchmarks/real_plants.py --quick
 
+wire: $(READY)  ## write the gRPC code again from common/wire/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. common/wire/*.proto
+
 clean:  ## remove results and caches; .venv stays
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
@@ -39,5 +42,5 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "cannot make $(VENV) with $(PYTHON): on Debian, apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -c constraints.txt -e '.[sim,dev]'
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -c constraints.txt -e '.[sim,postgres,dev]'
 	@touch $@

@@ -24,7 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from client.adoption import judge
+from client.plant import open_plant
 from client.tasks.metrics import (
     Interval,
     Prediction,
@@ -176,6 +179,8 @@ def _write(path: Path, found: SeedRun, *, seconds: float) -> None:
             key = f"{plant}/{variant}"
             tensors[f"{key}/truth"] = prediction.truth.astype(np.int64)
             tensors[f"{key}/probabilities"] = prediction.probabilities.astype(np.float32)
+        if "federated" in judged.predictions:
+            tensors |= _evidence(plant, found)
     rounds = history(found.prepared.home) if "rounds" in found.seconds else []
     sent = sum(reply["bytes_up"] for entry in rounds for reply in entry["replies"].values())
     save_tensors(
@@ -189,6 +194,19 @@ def _write(path: Path, found: SeedRun, *, seconds: float) -> None:
             "config": found.prepared.job.config.model_dump_json(),
         },
     )
+
+
+def _evidence(plant: str, found: SeedRun) -> dict[str, npt.NDArray[np.generic]]:
+    """Return what the no-harm rule saw, so that the tables can apply the rule of today to it."""
+    opened = open_plant(found.prepared.folder(plant))
+    data = opened.data(found.prepared.job.config)
+    truth = data.labels[data.validation].cpu().numpy()
+    kept = {f"{plant}/evidence/truth": truth}
+    for version in opened.store.versions():
+        if version.kind in ("local", "federated"):
+            seen = opened.store.evidence(version)[: len(truth)]
+            kept[f"{plant}/evidence/{version.kind}"] = seen
+    return kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,17 +223,29 @@ def read_cell(path: Path) -> Cell:
     tensors, metadata = load_tensors(path)
     files = json.loads(metadata["files"])
     predictions: dict[str, dict[str, Prediction]] = defaultdict(dict)
+    deployed = json.loads(metadata["deployed"])
     for key in tensors:
         plant, variant, kind = key.rsplit("/", 2)
+        if variant == "evidence":
+            continue
         if kind == "truth":
             predictions[plant][variant] = Prediction(
                 truth=tensors[key],
                 probabilities=tensors[f"{plant}/{variant}/probabilities"],
                 files=tuple(files[plant]),
             )
+    for plant, variants in predictions.items():
+        if f"{plant}/evidence/truth" in tensors:
+            truth, local, federated = (
+                tensors[f"{plant}/evidence/{name}"] for name in ("truth", "local", "federated")
+            )
+            deployed[plant] = (
+                "federated" if judge(local, federated, truth, margin=0).adopt else "local"
+            )
+            variants["deployed"] = variants[deployed[plant]]
     return Cell(
         predictions=predictions,
-        deployed=json.loads(metadata["deployed"]),
+        deployed=deployed,
         bytes_up=int(metadata["bytes_up"]),
     )
 

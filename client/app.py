@@ -19,7 +19,8 @@ from flwr.clientapp import ClientApp
 from common.errors import EngineError, TransferlineError, UpdateError
 from common.home import run_folder
 from common.orders import Order, Release, Reply
-from common.wire.messages import Parts, pack_hello, pack_reply, unpack_order
+from common.wire.messages import pack_hello, pack_reply, unpack_order
+from common.wire.parts import Parts
 
 #: Opens a plant's folder. By name, so that this module does not reach torch through an import.
 OPEN_PLANT = "client.plant:open_plant"

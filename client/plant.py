@@ -40,7 +40,7 @@ from common.errors import ConfigError, TransferlineError, UpdateError
 from common.files import write_atomic
 from common.orders import Kind, Order, Outcome, Release, Reply
 from common.sharing import FEDERATED as SHARING
-from common.toml import literal
+from common.toml import commented
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +81,7 @@ class Plant:
     @classmethod
     def create(cls, folder: Path, settings: PlantConfig) -> Plant:
         """Write plant.toml into a new folder, or the same one into an old folder, and open it."""
-        text = "".join(
-            f"{name} = {literal(value)}\n"
-            for name, value in settings.model_dump(mode="json").items()
-            if value is not None
-        )
+        text = commented(PlantConfig, title="plant.toml: what stays at the plant", values=settings)
         write_atomic(folder / "plant.toml", text.encode())
         return cls.open(folder)
 

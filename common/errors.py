@@ -10,7 +10,9 @@
     ├── TrainingError          a round of training that had to stop
     ├── AggregationError       a sum that cannot be formed
     ├── StateError             state on disk: unreadable, damaged, full, locked
-    └── EngineError            Flower, Ray or a worker process
+    ├── EngineError            Flower, Ray, nginx or a worker process
+    ├── IdentityError          keys, certificates, tokens and signatures
+    └── PolicyError            an order that the plant's policy forbids
 
 The message is for the person at this machine: what, where, and what to do. What the other
 side of a connection may see is ``code``, a short fixed word, never the message.
@@ -53,3 +55,13 @@ class StateError(TransferlineError):
 
 class EngineError(TransferlineError):
     code = "engine"
+
+
+class IdentityError(TransferlineError):
+    code = "identity"
+
+
+class PolicyError(TransferlineError):
+    """The one error whose message goes to the operator too: it says nothing about data."""
+
+    code = "policy"

@@ -6,11 +6,13 @@ A test compares the file with the models, so that the reference stays true.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from common.config import FederationConfig, PlantConfig
+from common.config import CentreConfig, FederationConfig, PlantConfig
 from common.rules import rule, subsection, tables
 from common.toml import literal
 
@@ -19,7 +21,7 @@ TARGET = Path("docs/configuration.md")
 _FEDERATION = """\
 # Configuration
 
-This page is generated from `common/config.py` by `python -m common.reference`. In both files
+This page is generated from `common/config/` by `python -m common.reference`. In all files
 unknown keys are refused, and every mistake is reported at once, one line each.
 
 ## federation.toml
@@ -32,21 +34,31 @@ one with every key in it.
 _PLANT = """\
 ## plant.toml
 
-What one plant knows of itself. It stays at the plant.
+What one plant knows of itself, and what it will not do for anybody. It stays at the plant;
+`transferline-plant join` writes it.
+"""
+
+_CENTRE = """\
+## centre.toml
+
+Where a centre listens and keeps its state; `transferline-server init` writes it.
 """
 
 
 def configuration() -> str:
-    """Return the reference of federation.toml and plant.toml as Markdown."""
-    fields = FederationConfig.model_fields
-    parts = [_FEDERATION, _table(fields)]
-    for name, field in fields.items():
+    """Return the reference of the three files as Markdown."""
+    files = ((_FEDERATION, FederationConfig), (_PLANT, PlantConfig), (_CENTRE, CentreConfig))
+    return "\n".join(part for text, model in files for part in (text, *_sections(model)))
+
+
+def _sections(model: type[BaseModel]) -> Iterator[str]:
+    yield _table(model.model_fields)
+    for name, field in model.model_fields.items():
         inner, named = subsection(field), tables(field)
         if inner is not None:
-            parts.append(f"### `[{name}]`\n\n{inner.__doc__}\n\n{_table(inner.model_fields)}")
+            yield f"### `[{name}]`\n\n{inner.__doc__}\n\n{_table(inner.model_fields)}"
         elif named is not None:
-            parts.append(f"### `[{name}.NAME]`\n\n{named.__doc__}\n\n{_table(named.model_fields)}")
-    return "\n".join([*parts, _PLANT, _table(PlantConfig.model_fields)])
+            yield f"### `[{name}.NAME]`\n\n{named.__doc__}\n\n{_table(named.model_fields)}"
 
 
 def main(target: Path = TARGET) -> None:

@@ -76,22 +76,26 @@ def keys(model: type[BaseModel], *, prefix: str = "") -> Iterator[tuple[str, Fie
             yield f"{prefix}{name}", field
 
 
-def commented(model: type[BaseModel], *, title: str) -> str:
-    """Return a TOML file that holds every key with its default and explains each.
+def commented(model: type[BaseModel], *, title: str, values: BaseModel | None = None) -> str:
+    """Return a TOML file that holds every key and explains each.
 
-    A key without a default is commented out, with the first of its examples.
+    Parameters
+    ----------
+    values : what the keys are set to; by default each key has its default. A key without a value
+        is commented out, with the first of its examples.
     """
     lines = [f"# {title}", ""]
     for name, field in model.model_fields.items():
         if subsection(field) is None and tables(field) is None:
-            lines += _entry(name, field)
+            lines += _entry(name, field, values)
     for name, field in model.model_fields.items():
         inner, named = subsection(field), tables(field)
         if inner is not None:
+            given = None if values is None else getattr(values, name)
             lines += ["", f"# {inner.__doc__}", f"[{name}]"]
-            lines += [line for entry in inner.model_fields.items() for line in _entry(*entry)]
+            lines += [x for key, one in inner.model_fields.items() for x in _entry(key, one, given)]
         elif named is not None:
-            example = [line for entry in named.model_fields.items() for line in _entry(*entry)]
+            example = [x for key, one in named.model_fields.items() for x in _entry(key, one, None)]
             lines += ["", f"# {named.__doc__}", f"# [{name}.NAME]", *(f"# {x}" for x in example)]
     return "\n".join(lines) + "\n"
 
@@ -106,13 +110,16 @@ def literal(value: Any) -> str:
         return str(value)
 
 
-def _entry(name: str, field: FieldInfo) -> list[str]:
+def _entry(name: str, field: FieldInfo, values: BaseModel | None) -> list[str]:
     note = textwrap.wrap(f"{field.description} ({rule(field)})", 96, break_on_hyphens=False)
-    default = field.get_default(call_default_factory=True)
-    if default is None:
+    if values is None:
+        value = None if field.is_required() else field.get_default(call_default_factory=True)
+    else:
+        value = getattr(values, name)
+    if value is None:
         entry = f"# {name} = {literal((field.examples or ['...'])[0])}"
     else:
-        entry = f"{name} = {literal(default)}"
+        entry = f"{name} = {literal(value)}"
     return [*(f"# {line}" for line in note), entry]
 
 

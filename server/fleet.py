@@ -18,7 +18,8 @@ from flwr.serverapp import Grid
 
 from common.errors import EngineError, UpdateError
 from common.orders import Order, Outcome, Release, Reply
-from common.wire.messages import REASON_LIMIT, Parts, pack_order, unpack_hello, unpack_reply
+from common.wire.messages import REASON_LIMIT, pack_order, unpack_hello, unpack_reply
+from common.wire.parts import Parts
 
 POLL = 0.1  #: seconds between two looks for replies
 HELLO_TTL = 300.0  #: seconds a node has to say its name; Ray may have to start a process first

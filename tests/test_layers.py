@@ -36,7 +36,10 @@ RESERVED = {
         "client/app.py",
         "client/enrolment.py",
         "client/inference.py",
+        "client/daemon.py",
+        "client/link.py",
         "server/enrolment.py",
+        "common/wire/",
     ),
     **dict.fromkeys(
         ("torch", "torchvision", "torchmetrics"),

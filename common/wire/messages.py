@@ -12,7 +12,6 @@ it (signatures).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from common.config import FederationConfig
 from common.errors import UpdateError
 from common.orders import Kind, Order, Outcome, Release, Reply
 from common.update import Schema, Vector
+from common.wire.parts import Parts
 
 FORMAT = 1  #: of the heads; the other side refuses one that it does not know
 HEAD_LIMIT = 4 * 2**20  #: characters; the largest torchvision schema takes a twentieth
@@ -33,20 +33,6 @@ Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 HeadT = TypeVar("HeadT", bound=BaseModel)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What a transport carries.
-
-    Attributes
-    ----------
-    head : JSON text.
-    vector : little-endian float32 values, or None where there are none.
-    """
-
-    head: str
-    vector: bytes | None = None
 
 
 class _Head(BaseModel):

@@ -16,7 +16,7 @@ from common.errors import UpdateError
 from common.orders import Kind, Order, Outcome, Release, Reply
 from common.update import Schema
 from common.wire import messages
-from common.wire.messages import Parts
+from common.wire.parts import Parts
 
 CONFIG = FederationConfig(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), classes=("good", "bad"))
 SCHEMA = Schema({"backbone.a": (2, 3), "backbone.b": ()})

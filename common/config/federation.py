@@ -1,48 +1,26 @@
-"""federation.toml as frozen pydantic models: the only place where input is validated.
-
-Inside, types are trusted. Each field is explained in its ``description``, from which
-``docs/configuration.md`` is generated (`common.reference`).
-"""
+"""federation.toml: what is learned, how plants train, how the centre combines their replies."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, model_validator
 
+from common.config.section import (
+    Channels,
+    ClassNames,
+    NotNegative,
+    Positive,
+    Rate,
+    Section,
+    Spreads,
+)
 from common.sharing import FEDERATED
 from common.toml import commented, read_toml, validate
 
 MethodName = Literal["fedavg", "fedprox", "fedper", "fedrep", "fedbn", "ditto"]
 BatchNorm = Literal["frozen", "adapt", "train"]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-
-
-def _several_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(names) == 1:
-        raise ValueError(f"must be at least two classes, got {list(names)}; or leave it empty")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"must be distinct names, got {twice[0]!r} twice")
-    return names
-
-
-# A TOML array is a list; strictness about the container would refuse it, that about what is
-# inside stays.
-ClassNames = Annotated[tuple[str, ...], Strict(False), AfterValidator(_several_names)]
-Channels = Annotated[tuple[float, float, float], Strict(False)]
-Spreads = Annotated[tuple[Positive, Positive, Positive], Strict(False)]
-
-
-class Section(BaseModel):
-    """A table of the file: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
-    )
 
 
 class TrainingConfig(Section):
@@ -242,29 +220,6 @@ class FederationConfig(Section):
         return self
 
 
-class PlantConfig(Section):
-    """plant.toml: what one plant knows of itself."""
-
-    name: str = Field(min_length=1, max_length=64, description="The plant's name in reports.")
-    data: str = Field(
-        min_length=1, description="Folder with one folder of images a class; absolute, or "
-        "relative to this file."
-    )  # fmt: skip
-    classes: ClassNames = Field((), description="Use only these class folders; empty means all.")
-    good: str = Field("", description="The class of good parts; escape rate needs it.")
-    labels_per_class: int | None = Field(
-        None, ge=2, description="Labelled images a class, training and validation together."
-    )
-    test_per_class: int | None = Field(
-        None, ge=1, description="At most this many test images a class."
-    )
-    seed: int = Field(0, ge=0, description="Of the split.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train.")
-    adoption_margin: NotNegative = Field(
-        0.0, description="How much worse on validation a release may be and still be adopted."
-    )
-
-
 def load_federation(path: Path) -> FederationConfig:
     """Read federation.toml.
 
@@ -275,11 +230,6 @@ def load_federation(path: Path) -> FederationConfig:
     """
     values = read_toml(path, hint="write one with `transferline-sim init`")
     return validate(FederationConfig, values, name=str(path))
-
-
-def load_plant(path: Path) -> PlantConfig:
-    """Read plant.toml; as `load_federation`."""
-    return validate(PlantConfig, read_toml(path), name=str(path))
 
 
 def template() -> str:

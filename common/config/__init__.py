@@ -1,0 +1,42 @@
+"""The configuration files as frozen pydantic models: the only place where input is validated.
+
+Inside, types are trusted. Each field is explained in its ``description``, from which
+``docs/configuration.md`` is generated (`common.reference`).
+"""
+
+from common.config.centre import CentreConfig, load_centre
+from common.config.federation import (
+    FederationConfig,
+    MethodConfig,
+    PlantSection,
+    ServerConfig,
+    TrainingConfig,
+    load_federation,
+    template,
+)
+from common.config.plant import (
+    CentreSection,
+    LinkSection,
+    PlantConfig,
+    PolicySection,
+    load_plant,
+)
+from common.config.section import Section
+
+__all__ = [
+    "CentreConfig",
+    "CentreSection",
+    "FederationConfig",
+    "LinkSection",
+    "MethodConfig",
+    "PlantConfig",
+    "PlantSection",
+    "PolicySection",
+    "Section",
+    "ServerConfig",
+    "TrainingConfig",
+    "load_centre",
+    "load_federation",
+    "load_plant",
+    "template",
+]
