@@ -17,10 +17,11 @@ demo: $(READY)  ## four made-up plants learn together: table, and out/demo/repor
 test: $(READY)  ## all tests, with the coverage floor
 	$(BIN)/pytest --cov --cov-report=term
 
-check: $(READY)  ## ruff and mypy --strict
+check: $(READY)  ## ruff, mypy --strict, and what deploy/ holds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m deploy.check
 
 bench: $(READY)  ## the measurements in benchmarks/, quick form; real_plants takes hours
 	$(BIN)/python benchmarks/training.py --quick

@@ -59,6 +59,17 @@ def decide(
     -------
     What inspects parts from now on.
     """
+    with store.exclusive():
+        return _decide(store, candidate, truth=truth, margin=margin)
+
+
+def _decide(
+    store: PersonalStore,
+    candidate: Version,
+    *,
+    truth: npt.NDArray[np.integer],
+    margin: float,
+) -> Deployment:
     deployed = store.deployed()
     if deployed is not None and deployed.version == candidate.number:
         return deployed

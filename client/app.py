@@ -1,13 +1,19 @@
 """The plant's end of the Flower link: a bridge of a few lines.
 
-Flower runs whatever code a server ships, so the bridge holds nothing worth having: it imports
-neither torch nor anything that reads data, and hands each order on to the plant. In simulation,
-where Flower numbers its nodes by ``partition-id``, the plant is one of the run folder's and is
-opened in this process; at a real plant it is the daemon's business.
+Flower runs whatever code a server ships, so the bridge holds nothing worth having. At a plant it
+hands each order on to the daemon (`client.bridge_client`) and the answer back, both unread, and
+imports neither torch, numpy-heavy messages nor anything that reads data. In simulation, where
+Flower numbers its nodes by ``partition-id``, the plant is one of the run folder's and is opened in
+this process; all that needs is found by name, then.
+
+Not covered: what a bundle with a ``client.app`` of its own does instead of this one. It runs as the
+link's user, who has the daemon's socket and nothing else (`client.link`).
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
@@ -16,31 +22,41 @@ from typing import Protocol
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from client import bridge_client
 from common.errors import EngineError, TransferlineError, UpdateError
 from common.home import run_folder
-from common.orders import Order, Release, Reply
-from common.wire.messages import pack_hello, pack_reply, unpack_order
 from common.wire.parts import Parts
 
-#: Opens a plant's folder. By name, so that this module does not reach torch through an import.
+#: What simulation needs, by name: it opens a plant's folder, and packs what goes over the wire.
 OPEN_PLANT = "client.plant:open_plant"
+MESSAGES = "common.wire.messages"
+FOLDER = "TRANSFERLINE_LINK"  #: environment: the link's folder, with its keys for mutual TLS
+PATIENCE = 60.0  #: seconds to wait for a daemon that is not there, or is just started again
+LONGEST = 7 * 86400.0  #: seconds that an answer may take, whatever the message says
 DTYPE = "float32"
 STYPE = "transferline.le"  #: as in `server.fleet`
 FAILED = 100  #: an error of the plant's; Flower's own codes lie below
+
+log = logging.getLogger(__name__)
 
 app = ClientApp()
 
 
 class Answering(Protocol):
-    """What the bridge needs of a plant."""
+    """What the bridge needs of a plant in simulation; order, release and reply as they are."""
 
-    def answer(self, order: Order, release: Release) -> Reply: ...
+    def answer(self, order: object, release: object) -> object: ...
 
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Say which plant this node is."""
-    return _reply(message, lambda: pack_hello(plant_folder(context).name))
+    """Say which plant this node is; the centre asks in simulation alone."""
+
+    def answer() -> Parts:
+        packed: Parts = resolve_name(f"{MESSAGES}:pack_hello")(plant_folder(context).name)
+        return packed
+
+    return _reply(message, answer)
 
 
 @app.train()
@@ -48,11 +64,29 @@ def train(message: Message, context: Context) -> Message:
     """Hand an order on to the plant and its reply back."""
 
     def answer() -> Parts:
-        order, release = unpack_order(from_record(message.content))
-        plant: Answering = resolve_name(OPEN_PLANT)(plant_folder(context))
-        return pack_reply(plant.answer(order, release))
+        parts = from_record(message.content)
+        if address := os.environ.get(bridge_client.VARIABLE):
+            # What the centre would wait no longer for: the order's deadline and a little more.
+            seconds, folder = min(message.metadata.ttl, LONGEST), os.environ.get(FOLDER)
+            return bridge_client.answer(
+                address,
+                parts,
+                seconds=seconds,
+                patience=PATIENCE,
+                folder=Path(folder) if folder else None,
+            )
+        return _simulated(parts, context)
 
     return _reply(message, answer)
+
+
+def _simulated(parts: Parts, context: Context) -> Parts:
+    """Let the plant that a simulated node stands for answer, in this process."""
+    folder = plant_folder(context)
+    order, release = resolve_name(f"{MESSAGES}:unpack_order")(parts)
+    plant: Answering = resolve_name(OPEN_PLANT)(folder)
+    packed: Parts = resolve_name(f"{MESSAGES}:pack_reply")(plant.answer(order, release))
+    return packed
 
 
 def plant_folder(context: Context) -> Path:
@@ -64,7 +98,7 @@ def plant_folder(context: Context) -> Path:
         If the node is not simulated, or there are more nodes than plants.
     """
     number = context.node_config.get("partition-id")
-    if not isinstance(number, int):
+    if not isinstance(number, int) or os.environ.get(bridge_client.VARIABLE):
         raise EngineError("this node has no plant: start transferline-plant beside it")
     home = run_folder(str(context.run_config.get("home", "")), run=context.run_id)
     plants = home / "plants"
@@ -78,16 +112,26 @@ def plant_folder(context: Context) -> Path:
 
 
 def _reply(message: Message, answer: Callable[[], Parts]) -> Message:
-    """Wrap an answer, or the one line that says why there is none."""
+    """Wrap an answer, or the one line that says why there is none.
+
+    The line stays at a real plant, in the log of its link: the centre gets the code.
+    """
     try:
         return Message(to_record(answer()), reply_to=message)
     except TransferlineError as error:
-        return Message(Error(FAILED, str(error)), reply_to=message)
+        reason = str(error)
+        if os.environ.get(bridge_client.VARIABLE):
+            log.error("no answer: %s", error)  # noqa: TRY400  # one line, no traceback
+            reason = f"{error.code}: the plant gave no answer; the log of its link says why"
+        return Message(Error(FAILED, reason), reply_to=message)
 
 
 def to_record(parts: Parts) -> RecordDict:
     """Put parts into Flower's container: one array, whatever the model."""
-    record = RecordDict({"head": ConfigRecord({"json": parts.head})})
+    head = ConfigRecord({"json": parts.head})
+    if parts.seal:
+        head["seal"] = parts.seal
+    record = RecordDict({"head": head})
     if parts.vector is not None:
         array = Array(DTYPE, (len(parts.vector) // 4,), STYPE, parts.vector)
         record["vector"] = ArrayRecord({"flat": array})
@@ -102,8 +146,11 @@ def from_record(record: RecordDict) -> Parts:
     UpdateError
         If something is missing or is of another kind.
     """
-    head = record.config_records.get("head", ConfigRecord()).get("json")
+    config = record.config_records.get("head", ConfigRecord())
+    head, seal = config.get("json"), config.get("seal", "")
     arrays = record.array_records.get("vector")
-    if not isinstance(head, str) or (arrays is not None and list(arrays) != ["flat"]):
-        raise UpdateError(f"message must hold a head and one vector, got {sorted(record)}")
-    return Parts(head=head, vector=None if arrays is None else arrays["flat"].data)
+    if not isinstance(head, str) or not isinstance(seal, str):
+        raise UpdateError(f"message must hold a head, got {sorted(record)}")
+    if arrays is not None and list(arrays) != ["flat"]:
+        raise UpdateError(f"message must hold one vector, got arrays {sorted(arrays)}")
+    return Parts(head=head, seal=seal, vector=None if arrays is None else arrays["flat"].data)

@@ -1,49 +1,290 @@
 """``transferline-plant``: what the engineer of a plant types.
 
-``check`` reads a folder of images as a round would, and says what it found: classes, how many
-images go where, and which files cannot be used and why. Nothing leaves the machine.
+What needs torch is imported by the command that needs it: ``status``, ``history`` and ``--help``
+are there at once.
 """
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict
+from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 import typer
-from rich.table import Table
 
-from client.tasks.images import ImageData, Selection, load_images
-from common.terminal import command_line, console, progress, run
+from client import screens, views
+from client.checks import Check, Plant, State, checks
+from client.layout import federation_of, holds_plant, open_settings
+from client.ledger import Ledger
+from client.personal import PersonalStore
+from common.terminal import FAILED, command_line, console, progress, run
+from common.token import Token
 
 app = command_line(about="One plant of a federation.")
+
+PlantFolder = Annotated[Path, typer.Argument(help="The plant's folder, made by `join`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+class Action(StrEnum):
+    """What to do with personal models."""
+
+    LIST = "list"
+    ROLLBACK = "rollback"
+
+
+@app.command()
+def join(
+    *,
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="TRANSFERLINE_TOKEN",
+            show_envvar=False,
+            help="The line that `invite` printed at the centre; `-` reads it from standard input.",
+        ),
+    ],
+    folder: Annotated[Path, typer.Option("--dir", help="The plant's new folder.")],
+    data: Annotated[
+        Path | None, typer.Option(help="The images, one folder a class; they stay where they are.")
+    ] = None,
+    link_user: Annotated[
+        str, typer.Option(help="User for the link, who can read no data; needs root.")
+    ] = "",
+    good: Annotated[str, typer.Option(help="The class of good parts.")] = "",
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Use only this class; may be repeated.")
+    ] = None,
+    readmitted: Annotated[
+        bool, typer.Option("--readmitted", help="New keys for a plant that was revoked.")
+    ] = False,
+) -> None:
+    """Join a federation: makes the plant's folder, its keys and its settings.
+
+    The images are read first, so that a token is not used in vain. Keys are made here and stay
+    here. If it is cut off, give the same command again.
+
+    Example: transferline-plant join --token TOKEN --data /data/line-3 --dir ./plant-a
+    """
+    from client import joining  # noqa: PLC0415  loads torch and grpc, which take seconds
+
+    line = sys.stdin.readline() if token == "-" else token
+    entry = joining.Entry(
+        token=Token.parse(line),
+        folder=folder,
+        data=data,
+        link_user=link_user,
+        good=good,
+        classes=tuple(classes or ()),
+    )
+    if readmitted:
+        found = joining.join_again(entry)
+    else:
+        with progress("reading images") as advance:
+            found = joining.join(entry, progress=lambda done, total: advance(f"of {total}"))
+    screens.show_joined(console(), found, folder=folder)
+
+
+@app.command()
+def up(
+    folder: PlantFolder,
+    *,
+    no_link: Annotated[
+        bool, typer.Option("--no-link", help="The link is a unit or a container of its own.")
+    ] = False,
+) -> None:
+    """Run the plant: the daemon, and its link to the centre, until Ctrl-C or SIGTERM.
+
+    Started as root, the link runs as `link.user` of plant.toml. One line a round is logged.
+
+    Example: transferline-plant up ./plant-a
+    """
+    from client import running  # noqa: PLC0415  loads grpc
+
+    running.up(folder, with_link=not no_link)
+
+
+@app.command()
+def link(
+    folder: Annotated[Path, typer.Argument(help="The plant's folder, or its link/ alone.")],
+) -> None:
+    """Run the link alone, where it has a user, a unit or a zone of its own.
+
+    It needs the folder link/ and the way to the daemon, and reads nothing else of the plant.
+
+    Example: transferline-plant link ./plant-a/link
+    """
+    from client import link as linked  # noqa: PLC0415  loads grpc
+
+    if status := linked.main([str(folder)]):
+        raise typer.Exit(status)
 
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="The plant's folder: one folder a class.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The plant's folder; or a folder of images, one folder a class.")
+    ],
     *,
-    image_size: Annotated[int, typer.Option(min=32, max=1024, help="Side, pixels.")] = 96,
-    good: Annotated[str, typer.Option(help="The class of good parts.")] = "",
+    as_json: AsJson = False,
+    image_size: Annotated[
+        int, typer.Option(min=32, max=1024, help="Of a folder of images: side, pixels.")
+    ] = 96,
+    good: Annotated[str, typer.Option(help="Of a folder of images: the class of good parts.")] = "",
     labels_per_class: Annotated[
-        int | None, typer.Option(min=2, help="Labelled images a class; default: as many as fit.")
+        int | None,
+        typer.Option(min=2, help="Of a folder of images: labelled images a class; default: all."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
-    """Read a plant's images and say what a federation would learn from.
+    """Say whether a plant can take part, one line each, with what to do.
 
-    Example: transferline-plant check images/steel --good good --labels-per-class 20
+    Data, device, disk, clock, connection, certificate, policy, and what the link could reach. Exit
+    code 1 if something would keep the plant from taking part. For a folder of images: what a
+    federation would learn from them.
+
+    Example: transferline-plant check ./plant-a
     """
-    selection = Selection(good=good, labels_per_class=labels_per_class, image_size=image_size)
-    with progress("reading") as advance:
-        data = load_images(
-            folder, selection=selection, progress=lambda done, total: advance(f"of {total}")
-        )
+    if not holds_plant(folder):
+        from client import survey  # noqa: PLC0415  loads torch, which takes seconds
+        from client.tasks.images import Selection, load_images  # noqa: PLC0415  the same
+
+        chosen = Selection(good=good, labels_per_class=labels_per_class, image_size=image_size)
+        with progress("reading images") as advance:
+            data = load_images(
+                folder, selection=chosen, progress=lambda done, total: advance(f"of {total}")
+            )
+        if as_json:
+            _print_json(survey.facts(data))
+        else:
+            survey.show(console(), data)
+        return
+    found = _checks(Plant.open(folder, now=datetime.now().astimezone()), quiet=as_json)
     if as_json:
-        console().print_json(json.dumps(_facts(data)))
+        _print_json({"plant": str(folder), "checks": [asdict(one) for one in found]})
     else:
-        _print(data)
+        console().print(f"\n{screens.verdict(found)}", markup=False)
+    if any(one.state is State.FAIL for one in found):
+        raise typer.Exit(FAILED)
+
+
+@app.command("preview")
+def preview_(folder: PlantFolder, *, as_json: AsJson = False) -> None:
+    """Say what would leave the plant in a round, tensor by tensor. Nothing is sent.
+
+    Worked out from the federation's settings as they were at joining, without a connection. Each
+    order brings its own settings, and is answered only within the plant's policy.
+
+    Example: transferline-plant preview ./plant-a
+    """
+    settings, config = open_settings(folder), federation_of(folder)
+    from client.preview import classes_of, preview  # noqa: PLC0415  loads torch
+
+    found = preview(config, classes=classes_of(folder, settings))
+    if as_json:
+        about = {"federation": config.name, "method": config.method, "backbone": config.backbone}
+        _print_json(about | found.facts())
+    else:
+        screens.show_preview(console(), found, settings=settings, config=config)
+
+
+@app.command()
+def status(folder: PlantFolder, *, as_json: AsJson = False) -> None:
+    """Show how the plant is: daemon, link, the order in hand, the model that inspects parts.
+
+    Exit code 1 if the daemon does not run.
+
+    Example: transferline-plant status ./plant-a --json
+    """
+    found = views.overview(folder, settings=open_settings(folder), now=datetime.now().astimezone())
+    if as_json:
+        _print_json(found.facts())
+    else:
+        screens.show_overview(console(), found, folder=folder)
+    if found.daemon is None:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def history(
+    folder: PlantFolder,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
+    repeated: Annotated[
+        bool, typer.Option("--repeated", help="Also answers that were given again.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the plant was asked and what it answered: all that has ever left it.
+
+    Example: transferline-plant history ./plant-a --limit 50
+    """
+    open_settings(folder)
+    found = Ledger(folder).history(limit=limit, repeated=repeated)[::-1]
+    if as_json:
+        _print_json([views.report(answer) for answer in found])
+    elif found:
+        screens.show_history(console(), found)
+    else:
+        console().print("nothing was asked yet")
+
+
+@app.command()
+def personal(
+    folder: PlantFolder,
+    action: Annotated[Action, typer.Argument(help="What to do.")] = Action.LIST,
+    number: Annotated[int | None, typer.Argument(help="The version to roll back to.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """List the plant's own models, or put an earlier one back.
+
+    The model that inspects parts has a star. After a rollback the next release is compared with
+    the model that was put back, and takes its place only if it is not worse.
+
+    Example: transferline-plant personal ./plant-a rollback 3
+    """
+    open_settings(folder)
+    store = PersonalStore(folder / "personal")
+    if (number is None) == (action is Action.ROLLBACK):
+        raise typer.BadParameter("a version goes with rollback: rollback 3", param_hint="NUMBER")
+    before = store.deployed()
+    if number is not None:
+        store.rollback(number)
+    found = views.models(store)
+    if as_json:
+        _print_json([model.facts() for model in found])
+        return
+    if number is not None and before is not None:
+        console().print(f"version {number} inspects parts now, before it was {before.version}\n")
+    if found:
+        screens.show_models(console(), found)
+    else:
+        console().print("no model yet: the first one comes with the first release")
+
+
+@app.command()
+def releases(folder: PlantFolder, *, as_json: AsJson = False) -> None:
+    """List the releases that came to the plant, and which one its model was made from.
+
+    Example: transferline-plant releases ./plant-a
+    """
+    open_settings(folder)
+    store = PersonalStore(folder / "personal")
+    now = store.deployed()
+    version = None if now is None else store.version(now.version)
+    found = views.received(Ledger(folder).history(), deployed=version)
+    if as_json:
+        _print_json([one.facts() for one in found])
+    elif found:
+        screens.show_releases(console(), found)
+    else:
+        console().print("no release came yet")
 
 
 def main() -> None:
@@ -51,38 +292,37 @@ def main() -> None:
     run(app)
 
 
-def _facts(data: ImageData) -> dict[str, object]:
-    sets = {"train": data.train, "validation": data.validation, "test": data.test}
-    return {
-        "classes": {
-            name: {part: _count(data, indices, label) for part, indices in sets.items()}
-            for label, name in enumerate(data.classes)
-        },
-        "good": data.good,
-        "notes": list(data.notes),
-        "skipped": [{"file": one.file, "why": one.why} for one in data.skipped],
-    }
-
-
-def _count(data: ImageData, indices: torch.Tensor, label: int) -> int:
-    return int((data.labels[indices] == label).sum())
-
-
-def _print(data: ImageData) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class")
-    for part in ("train", "validation", "test"):
-        table.add_column(part, justify="right")
-    for label, name in enumerate(data.classes):
-        counts = (_count(data, part, label) for part in (data.train, data.validation, data.test))
-        table.add_row(f"{name} (good)" if name == data.good else name, *map(str, counts))
-    table.add_row("all", *(str(count) for count in data.counts.values()))
+def _checks(plant: Plant, *, quiet: bool) -> list[Check]:
+    """Go through all checks, each printed as soon as it is known."""
+    found = []
     out = console()
-    out.print(table)
-    for note in data.notes:
-        out.print(f"note: {note}", markup=False)
-    for one in data.skipped:
-        out.print(f"skipped: {one.file}: {one.why}", markup=False)
+
+    def note(one: Check) -> None:
+        found.append(one)
+        if not quiet:
+            screens.show_check(out, one)
+
+    with closing(checks(plant)) as looked:
+        while True:
+            # Nothing is printed while progress is shown: it would go where progress goes.
+            with progress("asking the centre"):
+                one = next(looked, None)
+            if one is None:
+                break
+            note(one)
+    with progress("loading torch"):
+        from client import fitness  # noqa: PLC0415  loads torch, which takes seconds
+
+        one = fitness.device(plant)
+    note(one)
+    with progress("reading images") as advance:
+        one = fitness.data(plant, progress=lambda done, total: advance(f"of {total}"))
+    note(one)
+    return found
+
+
+def _print_json(value: Mapping[str, Any] | list[Any]) -> None:
+    console().print_json(json.dumps(value))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Outbox:
             return None
         tensors, metadata = load_tensors(path)
         try:
-            if metadata["order"] != _digest(order):
+            if metadata["order"] != order_digest(order):
                 raise UpdateError(
                     f"round {order.round} of run {order.run} was answered for another order; "
                     "a round is answered once"
@@ -59,18 +59,22 @@ class Outbox:
             If the folder cannot be written.
         """
         tensors = {} if reply.vector is None else {"update": reply.vector}
-        metadata = {"head": reply.head(), "order": _digest(order)}
+        metadata = {"head": reply.head(), "order": order_digest(order)}
         save_tensors(self._path(order), tensors, metadata)
         filed = sorted(self.folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns)
         for old in filed[:-KEPT]:
             old.unlink(missing_ok=True)
+
+    def drop(self, order: Order) -> None:
+        """Forget an answer that cannot be read; the order is then worked out again."""
+        self._path(order).unlink(missing_ok=True)
 
     def _path(self, order: Order) -> Path:
         """Return the place of an answer; the run's name comes from outside and stays one name."""
         return self.folder / f"{quote(order.key, safe='')}.safetensors"
 
 
-def _digest(order: Order) -> str:
+def order_digest(order: Order) -> str:
     """Digest what the answer depends on: all but the time allowed and the centre's own settings."""
     config = order.config.model_dump_json(exclude=_CENTRE)
     same = (

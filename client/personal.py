@@ -8,9 +8,11 @@ the line uses.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +35,9 @@ T = TypeVar("T")
 
 #: Name under which a whole model's evidence lies beside its tensors.
 EVIDENCE = "evidence"
+
+#: Kind of a version that is no whole model: the personal part after a round.
+ROUND = "round"
 
 #: Rounds whose versions are kept; models that were candidates for deployment are all kept.
 ROUNDS_KEPT = 5
@@ -147,7 +152,7 @@ class PersonalStore:
 
     def before(self, *, run: str, round: int) -> Version | None:  # noqa: A002  the domain's word
         """Return the personal part with which a round starts: that of the last round before it."""
-        fits = [v for v in self.versions() if v.kind == "round" and v.run == run]
+        fits = [v for v in self.versions() if v.kind == ROUND and v.run == run]
         fits = [v for v in fits if v.round < round]
         return max(fits, key=lambda v: (v.round, v.number), default=None)
 
@@ -167,6 +172,52 @@ class PersonalStore:
         entry = Deployment(version=version.number, source=version.kind, why=why)
         write_json(self.folder / "deployed.json", asdict(entry))
         return entry
+
+    def rollback(self, number: int) -> Deployment:
+        """Make an earlier whole model the one that inspects parts, by a person's word.
+
+        The next candidate is compared with it, as with any model that is deployed.
+
+        Raises
+        ------
+        StateError
+            If there is no such whole model, or it inspects parts already.
+        """
+        with self.exclusive():
+            models = [version for version in self.versions() if version.kind != ROUND]
+            found = next((version for version in models if version.number == number), None)
+            if found is None:
+                known = ", ".join(str(version.number) for version in models) or "none"
+                raise StateError(
+                    f"version must be one of the whole models at this plant ({known}), got "
+                    f"{number}; list them with `transferline-plant personal`"
+                )
+            before = self.deployed()
+            if before is not None and before.version == number:
+                raise StateError(f"version {number} inspects parts already; nothing was changed")
+            place = "where there was none" if before is None else f"for version {before.version}"
+            return self.deploy(found, why=f"put back by hand, {place}")
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other processes from deploying: a person's rollback and the daemon's adoption.
+
+        Raises
+        ------
+        StateError
+            If the folder cannot be written.
+        """
+        path = self.folder / ".lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)  # which unlocks
 
     def version(self, number: int) -> Version:
         """Return the manifest of a version.
@@ -194,10 +245,10 @@ class PersonalStore:
 
     def _prune(self, versions: list[Version]) -> None:
         """Remove parts of old rounds, and all but the newest of a round that was trained twice."""
-        rounds = {(v.run, v.round): v.number for v in versions if v.kind == "round"}
+        rounds = {(v.run, v.round): v.number for v in versions if v.kind == ROUND}
         kept = sorted(rounds.values())[-ROUNDS_KEPT:]
         for version in versions:
-            if version.kind == "round" and version.number not in kept:
+            if version.kind == ROUND and version.number not in kept:
                 part = self._part(version.number)
                 shutil.rmtree(part, ignore_errors=True)
                 (self.folder / str(version.number)).rename(part)

@@ -18,6 +18,7 @@ import logging
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ from client.selection import Evidence, judged
 from client.tasks import TASKS
 from client.tasks.images import ImageData, ImageTask, Selection
 from client.tasks.metrics import Prediction
-from client.training import Trainer, choose_device, quick_scores
+from client.training import Trainer, choose_device, gpu_memory, quick_scores
 from common.backbone import Network, build, read_tensors, write_tensors
 from common.config import FederationConfig, PlantConfig, load_plant
 from common.errors import ConfigError, TransferlineError, UpdateError
@@ -61,10 +62,13 @@ class Plant:
     ----------
     folder : the plant's own; see the top of this file.
     settings : what is in plant.toml.
+    facts : of the last order that was worked out, for the plant itself (`client.ledger`); they
+        never travel.
     """
 
     folder: Path
     settings: PlantConfig
+    facts: dict[str, Any] = field(default_factory=dict)
     _data: dict[int, ImageData] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -108,7 +112,8 @@ class Plant:
             if (kept := self.outbox.find(order)) is not None:
                 return kept
             work_out = self._train if order.kind is Kind.TRAIN else self._adopt
-            reply = work_out(order, release)
+            with gpu_memory():
+                reply = work_out(order, release)
             self.outbox.put(order, reply)
         except TransferlineError as error:
             log.warning("%s: round %d: %s", self.name, order.round, error)
@@ -131,9 +136,10 @@ class Plant:
         made_from = basis(method, release=source, config=config, data=self.data(config))
         version = self.store.find(kind=method, basis=made_from)
         if version is None:
-            work = self._work(source, config, moment=method)
-            evidence = ALONE[method](work)
-            version = self._keep(work, evidence, kind=method, made_from=made_from)
+            with gpu_memory():
+                work = self._work(source, config, moment=method)
+                evidence = ALONE[method](work)
+                version = self._keep(work, evidence, kind=method, made_from=made_from)
         if method == "local" and self._may_replace(version):
             self.store.deploy(version, why="trained at this plant alone")
         return version
@@ -185,6 +191,7 @@ class Plant:
             basis=order.release,
             scores=scores["trained"],
         )
+        self._note(work.trainer, seconds=clock.seconds["train"])
         return self._reply(
             order,
             vector=update.vector,
@@ -212,6 +219,7 @@ class Plant:
             truth = data.labels[data.validation].cpu().numpy()
             margin = self.settings.adoption_margin
             now = adoption.decide(self.store, candidate, truth=truth, margin=margin)
+        self._note(work.trainer, seconds=clock.seconds["tune"])
         scores["tuned"] = dict(candidate.scores)
         scores["deployed"] = dict(self.store.version(now.version).scores)
         notes = {"adopted": now.version == candidate.number, **asdict(now)}
@@ -228,6 +236,18 @@ class Plant:
             evidence = ALONE[tune](work)
             version = self._keep(work, evidence, kind="federated", made_from=made_from, order=order)
         return version
+
+    def _note(self, trainer: Trainer, *, seconds: float) -> None:
+        """Keep what the plant's own metrics show of an order."""
+        self.facts = {
+            "data": trainer.data.counts,
+            "training": {
+                "seconds": seconds,
+                "images": trainer.seen,
+                "images_per_second": round(trainer.seen / max(seconds, 1e-3), 1),
+                "loss": trainer.loss,
+            },
+        }
 
     def _may_replace(self, local: Version) -> bool:
         """Whether nothing inspects parts yet, or a model like this one from other images."""

@@ -49,6 +49,28 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+@contextmanager
+def gpu_memory() -> Iterator[None]:
+    """Turn a GPU that is full into an error of ours, and give back what was taken.
+
+    Raises
+    ------
+    TrainingError
+        If the memory did not suffice.
+    """
+    try:
+        yield
+        return
+    except torch.OutOfMemoryError:
+        pass  # its traceback would hold on to every tensor of the step
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    raise TrainingError(
+        "GPU memory must suffice for training, it was full; lower training.batch_size, or raise "
+        "policy.gpu_memory_share in plant.toml"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Anchor:
     """A quadratic pull of named parameters to a point: strength / 2 · ‖θ − point‖²."""
@@ -75,6 +97,8 @@ class Trainer:
     config : the federation's settings.
     device : where the network and the data are.
     seed : of shuffles, augmentation and dropout; nothing else is random.
+    seen : images that went through training steps so far.
+    loss : mean loss of the last epoch; None before the first.
     """
 
     task: Task
@@ -82,6 +106,8 @@ class Trainer:
     config: FederationConfig
     device: torch.device
     seed: int
+    seen: int = 0
+    loss: float | None = None
 
     def __post_init__(self) -> None:
         torch.set_num_threads(self.config.threads)
@@ -208,6 +234,7 @@ class Trainer:
                     schedule.step()
                     total += loss.detach()
                 losses.append(_finite(total, "training") / len(batches))
+                self.seen, self.loss = self.seen + len(indices), losses[-1]
                 if after_epoch is not None and after_epoch(network):
                     break
         return losses

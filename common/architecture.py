@@ -129,6 +129,20 @@ def construct(name: str, *, image_size: int, seed: int) -> nn.Module:
     return model
 
 
+def outline(name: str, *, image_size: int) -> nn.Module:
+    """Return what `construct` does, without memory for weights, for names and shapes only.
+
+    Raises
+    ------
+    BackboneError
+        As `layout`.
+    """
+    found = layout(name, image_size=image_size)
+    model = _on_meta(name, image_size=image_size)
+    _cut(model, found.class_layer)
+    return model.to("meta")
+
+
 def _layout(name: str, *, image_size: int) -> Layout:
     model = _on_meta(name, image_size=image_size)
     class_layer = _class_layer(model, _on_meta(name, image_size=image_size, num_classes=3))

@@ -33,7 +33,7 @@ from common.weights import HALF, Channels, read_weights
 
 __all__ = [
     "Network", "Part", "Source", "Stage", "build", "has_norm", "load_source", "norm_layers",
-    "parts", "read_tensors", "stage_index", "stages", "travelling", "write_tensors",
+    "outline", "parts", "read_tensors", "stage_index", "stages", "travelling", "write_tensors",
 ]  # fmt: skip
 
 #: Modules whose tensors are normalisation: batch, instance, layer, group, RMS.
@@ -113,6 +113,20 @@ def build(name: str, *, classes: int, image_size: int = 224, seed: int = 0) -> N
     backbone = architecture.construct(name, image_size=image_size, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        return Network(backbone, features=found.features, classes=classes)
+
+
+def outline(name: str, *, classes: int, image_size: int = 224) -> Network:
+    """Build a network without weights, for its tensors' names and shapes: nothing is allocated.
+
+    Raises
+    ------
+    BackboneError
+        As `build`.
+    """
+    found = architecture.layout(name, image_size=image_size)
+    backbone = architecture.outline(name, image_size=image_size)
+    with torch.device("meta"):
         return Network(backbone, features=found.features, classes=classes)
 
 

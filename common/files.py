@@ -21,8 +21,12 @@ from safetensors.numpy import save
 from common.errors import StateError
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write a file whole or not at all.
+
+    Parameters
+    ----------
+    mode : permissions from the first byte on, less the umask; 0o600 for a private key.
 
     Raises
     ------
@@ -33,7 +37,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("wb") as file:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

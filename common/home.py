@@ -26,3 +26,9 @@ def run_folder(setting: str, *, run: int) -> Path:
     if chosen := os.environ.get(VARIABLE) or setting:
         return Path(chosen).expanduser()
     return Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr") / "transferline" / str(run)
+
+
+def python_path() -> str:
+    """Return a PYTHONPATH with which a child finds the same code as this process."""
+    here = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), here)))

@@ -30,8 +30,8 @@ class Rejected(UpdateError):  # noqa: N818  it names the reply's fate, not a fau
 
     Attributes
     ----------
-    code : a fixed word: ``stale``, ``stranger``, ``twice``, ``head``, ``scores``, ``update``,
-        ``schema``, ``shape``, ``finite``, ``norm`` or ``weight``.
+    code : a fixed word: ``stale``, ``stranger``, ``twice``, ``revoked``, ``head``, ``scores``,
+        ``update``, ``schema``, ``shape``, ``finite``, ``norm`` or ``weight``.
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -46,6 +46,7 @@ def admit(
     schema: Schema,
     config: FederationConfig,
     answered: Collection[str] = (),
+    enrolled: bool = True,
 ) -> None:
     """Return if the reply answers the order soundly.
 
@@ -53,6 +54,7 @@ def admit(
     ----------
     schema : of the update that the order asks for.
     answered : plants of the cohort whose answer is already in.
+    enrolled : whether the plant takes part, by the key that it had when it was asked.
 
     Raises
     ------
@@ -60,6 +62,8 @@ def admit(
         Otherwise, with the first rule that it breaks.
     """
     _check_sender(reply, order, answered)
+    if not enrolled:
+        raise Rejected("revoked", f"plant must take part, got {reply.plant}, which is revoked")
     _check_head(reply)
     if order.kind is Kind.TRAIN and reply.outcome is Outcome.DONE:
         _check_update(reply, schema, config)

@@ -1,29 +1,55 @@
 """The centre's end of the Flower link: one federation in one run folder.
 
 Flower starts this in a process of its own, in simulation as in deployment. All that it needs lies
-in the run folder (`server.job`), and all that it does goes there: releases and ``state.db`` by the
-round loop, progress to ``events.jsonl``, and why it failed, as one line, to ``error.txt``.
+on disk, and all that it does goes there: releases and state by the round loop, progress to
+``events.jsonl``, and why it failed, as one line, to ``error.txt`` of the run folder.
+
+At a centre, run-config names the run and the fencing number that it was taken with; who the plants
+are says the registry. In simulation both are empty, and the run folder is all there is.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pkgutil import resolve_name
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.errors import EngineError, TransferlineError
+from common.errors import (
+    AggregationError,
+    BackboneError,
+    ConfigError,
+    EngineError,
+    IdentityError,
+    StateError,
+    TransferlineError,
+    UpdateError,
+)
 from common.files import write_atomic
 from common.home import run_folder
+from server.centre import Centre
+from server.chain import Place
 from server.event_log import EventWriter, writing
 from server.events import Waiting
 from server.federation import Federation
-from server.fleet import GridFleet
+from server.fleet import GridFleet, Member
 from server.job import ERROR, RUN, Job
+from server.registry import Registry
+from server.seals import Seals
+from server.tables import ENROLLED, FAILED
 
-WAIT = 120.0  #: seconds for the next plant to connect before round 1
+WAIT = 120.0  #: seconds for the next plant to connect before round 1, in simulation
+BEAT = 2.0  #: seconds between two signs of life
+
+#: Errors that starting again does not mend; after any other the centre's daemon starts anew.
+FINAL = (ConfigError, BackboneError, UpdateError, AggregationError, IdentityError)
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +61,17 @@ def main(grid: Grid, context: Context) -> None:
     """Run the federation of a run folder, or continue it."""
     settings = {key: str(value) for key, value in context.run_config.items()}
     home = run_folder(settings.get("home", ""), run=context.run_id)
-    try:
+    if run := settings.get("run"):
+        at_centre(grid, Centre.open(home), run=run, fence=int(settings["fence"]))
+        return
+    with told(home):
         if (prepare := settings.get("prepare")) and not (home / RUN).exists():
             # By name: what fills an empty run folder with a trial is no part of the centre.
             resolve_name(prepare)(home)
-        run(grid, home)
-    except TransferlineError as error:
-        log.error("%s", error)  # noqa: TRY400  one line, no traceback
-        write_atomic(home / ERROR, f"{error}\n".encode())
-        raise
+        simulate(grid, home)
 
 
-def run(grid: Grid, home: Path) -> None:
+def simulate(grid: Grid, home: Path) -> None:
     """Read the job, wait for its plants, hold its rounds.
 
     Raises
@@ -67,6 +92,89 @@ def run(grid: Grid, home: Path) -> None:
             run=job.run,
             events=tell,
         ).run()
+
+
+def at_centre(grid: Grid, centre: Centre, *, run: str, fence: int) -> None:
+    """Hold the rounds of a run of a centre, under the fencing number that it was taken with.
+
+    Raises
+    ------
+    TransferlineError
+        If the round loop had to stop. One of `FINAL` ends the run.
+    """
+    folder, registry = centre.run_folder(run), centre.registry
+    with told(folder), alive(registry, run=run, fence=fence):
+        try:
+            job = Job.read(folder)
+            with writing(folder) as tell:
+                Federation(
+                    Place(
+                        home=centre.folder,
+                        database=centre.config.database,
+                        fence=fence,
+                        signer=centre.signer(),
+                    ),
+                    fleet=GridFleet(
+                        grid, roster=lambda: roster(registry), seals=Seals(folder=centre.pki)
+                    ),
+                    config=job.config,
+                    source=job.source,
+                    travelling=job.travelling,
+                    run=run,
+                    events=tell,
+                ).run()
+        except FINAL as error:
+            registry.finish(run, fence=fence, state=FAILED, reason=str(error))
+            raise
+
+
+def roster(registry: Registry) -> dict[int, Member]:
+    """Return the enrolled plants by node."""
+    return {
+        plant.node_id: Member(name=plant.name, fingerprint=plant.fingerprint)
+        for plant in registry.plants()
+        if plant.state == ENROLLED
+    }
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Leave the reason of a failure in the run folder, where whoever started this looks."""
+    try:
+        yield
+    except TransferlineError as error:
+        log.error("%s", error)  # noqa: TRY400  one line, no traceback
+        write_atomic(folder / ERROR, f"{error}\n".encode())
+        raise
+
+
+@contextmanager
+def alive(registry: Registry, *, run: str, fence: int) -> Iterator[None]:
+    """Tell the centre every `BEAT` seconds that this process lives.
+
+    When another process has taken the run, this one ends itself: what it would still do counts for
+    nothing.
+    """
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT):
+            try:
+                registry.beat(run, fence=fence)
+            except StateError as error:
+                log.warning("%s", error)
+                with suppress(StateError):
+                    if registry.run(run).fence != fence:
+                        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    registry.beat(run, fence=fence)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(BEAT)
 
 
 def gather(fleet: GridFleet, job: Job, tell: EventWriter) -> None:

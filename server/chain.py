@@ -1,4 +1,7 @@
-"""The chain of a run's releases: the one in force, how the next is made, and how it is committed.
+"""The chain of releases: the one in force, how a run makes the next, and how it is committed.
+
+A store has one chain, over all its runs. A run starts from the release in force where that is its
+source; otherwise its source becomes the next release first.
 
 A release counts from the moment its row is committed (`server.store`). Before that it is written
 to a folder of its own; the folder is moved into its place under the same lock. What a kill left
@@ -8,6 +11,7 @@ without a row is removed at the next start.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +19,42 @@ import numpy as np
 from common.config import FederationConfig
 from common.errors import AggregationError, StateError
 from common.orders import Release
+from common.signing import Signer
 from common.update import Schema, Vector
 from server.aggregation import OPTIMISERS, Mean, State
+from server.journal import Journal
 from server.releases import Manifest, Releases, digest_of, program_version
-from server.store import ReleaseRow, RoundRow, RunRow, Store, Tenure, timestamp
+from server.store import Store
+from server.tables import ReleaseRow, RoundRow, RunRow, timestamp
+from server.tenure import Revoked, Tenure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run keeps its state, and by what right.
+
+    Attributes
+    ----------
+    home : the folder of ``releases/``: a run's own in simulation, the centre's otherwise.
+    database : URL; empty means ``state.db`` in ``home``.
+    fence : the number under which the run was taken for this program; None takes it.
+    signer : of releases and of the log; None signs nothing and writes no log.
+    """
+
+    home: Path
+    database: str = field(default="", repr=False)
+    fence: int | None = None
+    signer: Signer | None = None
 
 
 class Chain:
-    """The releases of one run, and the right to add to them.
+    """The chain as one run sees it, and the right to add to it.
 
     Parameters
     ----------
-    home : the run folder. If it holds this run already, the chain continues.
+    place : if it holds this run already, the run continues.
     config : the federation's settings.
-    source : release 0.
+    source : what the run starts from; its number is not used.
     travelling : names of the source's tensors that updates cover.
     run : name of the run.
 
@@ -41,12 +67,13 @@ class Chain:
     Raises
     ------
     StateError
-        If the folder cannot be used, is damaged, or holds another run.
+        If the folder cannot be used, is damaged, or holds another run; or if a later run has
+        made releases since this one was left.
     """
 
     def __init__(
         self,
-        home: Path,
+        place: Place,
         *,
         config: FederationConfig,
         source: Release,
@@ -54,11 +81,13 @@ class Chain:
         run: str,
     ) -> None:
         self._config, self._run = config, run
-        self._releases = Releases(home)
+        self._releases = Releases(place.home, signer=place.signer)
         self.release, self.hash = source, source.hash
         self.schema = source.schema.subset(travelling)
+        store = Store(place.home, place.database)
+        self._journal = Journal(store, signer=place.signer)
         self.tenure = Tenure(
-            Store(home),
+            store,
             RunRow(
                 name=run,
                 config=config.model_dump(mode="json"),
@@ -67,25 +96,36 @@ class Chain:
                 created=timestamp(),
             ),
             tidy=self._releases.keep,
+            fence=place.fence,
+            journal=self._journal,
         )
         self._state: State = {}
-        row = self.tenure.last_release()
-        if row is None:
-            self._commit(None, source, self._manifest(source, created=timestamp()), {})
+        if self.tenure.base is None:
+            self._begin(source)
         else:
-            self._continue(row)
+            self._continue(self.tenure.base)
 
-    def advance(self, row: RoundRow, mean: Mean, *, weights: Mapping[str, int]) -> None:
+    def advance(
+        self,
+        row: RoundRow,
+        mean: Mean,
+        *,
+        weights: Mapping[str, int],
+        standing: Mapping[str, str] | None = None,
+    ) -> None:
         """Step to the next release by the mean of a round, and commit both.
 
         Parameters
         ----------
         weights : what each counted plant counted for.
+        standing : by what key each of them took part (`server.tenure.Tenure.close`).
 
         Raises
         ------
         AggregationError
             If the step leads to a value that is not finite; nothing is written.
+        Revoked
+            If a counted plant takes part no more; nothing is written.
         StateError
             If the release cannot be written or the run was taken over; it does not count then.
         """
@@ -100,16 +140,34 @@ class Chain:
             }
         )
         row.result = manifest.hash
-        self._commit(row, release, manifest, state)
+        self._commit(row, release, manifest, state, standing)
 
-    def _continue(self, row: ReleaseRow) -> None:
+    def _begin(self, source: Release) -> None:
+        """Start from the release in force, or make the source one."""
+        newest = self.tenure.last_release()
+        if newest is not None and newest.hash == self.hash:
+            self.release = replace(source, number=newest.number)
+            self.tenure.start(newest.number)
+            return
+        release = replace(source, number=0 if newest is None else newest.number + 1)
+        self._commit(None, release, self._manifest(release, created=timestamp()), {}, None)
+
+    def _continue(self, base: int) -> None:
+        row = self.tenure.last_release()
+        assert row is not None, "a run that has a base has a release"
+        if row.run != self._run and row.number != base:
+            raise StateError(
+                f"run {self._run} must be the one that made the newest release, {row.number}, got "
+                f"one that was left behind by run {row.run}; start a new run"
+            )
         self.release, self.hash = self._releases.read(row.number), row.hash
         if self.release.hash != row.hash:
             raise StateError(
                 f"{self._releases.path(row.number)} is not the release that state.db knows; "
                 "restore the folder from a backup, or start over with another --out"
             )
-        self._state = self._releases.optimiser(row.number)
+        if row.number != base:  # what it starts from may carry the state of the run before
+            self._state = self._releases.optimiser(row.number)
 
     def _step(self, delta: Vector) -> tuple[State, Release]:
         server = self._config.server
@@ -141,22 +199,40 @@ class Chain:
         )
 
     def _commit(
-        self, row: RoundRow | None, release: Release, manifest: Manifest, state: State
+        self,
+        row: RoundRow | None,
+        release: Release,
+        manifest: Manifest,
+        state: State,
+        standing: Mapping[str, str] | None,
     ) -> None:
-        staged = self._releases.write(release, manifest, state)
-        self.tenure.close(
-            row,
-            release=ReleaseRow(
-                run=self._run,
-                number=release.number,
-                round=None if row is None else row.number,
-                hash=manifest.hash,
-                parent=manifest.parent,
-                created=manifest.created,
-            ),
-            publish=lambda: self._releases.publish(staged, release.number),
-        )
+        staged = self._releases.write(release, noted(manifest, self._journal), state)
+        try:
+            self.tenure.close(
+                row,
+                release=ReleaseRow(
+                    run=self._run,
+                    number=release.number,
+                    round=None if row is None else row.number,
+                    hash=manifest.hash,
+                    parent=manifest.parent,
+                    created=manifest.created,
+                ),
+                publish=lambda: self._releases.publish(staged, release.number),
+                counted=standing,
+            )
+        except Revoked:
+            self._releases.discard(staged)
+            raise
         self.release, self.hash, self._state = release, manifest.hash, state
+
+
+def noted(manifest: Manifest, journal: Journal) -> Manifest:
+    """Return a manifest that says how far the log reached when the release was made."""
+    note = journal.newest()
+    return (
+        manifest if note is None else manifest.model_copy(update={"log": (note.number, note.hash)})
+    )
 
 
 def apply(step: Vector, schema: Schema, *, release: Release) -> Vector:

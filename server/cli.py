@@ -1,96 +1,325 @@
 """``transferline-server``: what the operator of the centre types.
 
-``releases`` reads a run folder: which versions of the shared model there are, what each was made
-from, and whether the files are still what was written.
+The commands and the daemon (`up`) talk through the store alone: a command writes a row, and `up`
+acts on it within a second. So each works whether the centre is up or not.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import re
+import signal
+import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from common.errors import StateError
-from common.terminal import command_line, console, progress, run
-from server.releases import Manifest, Releases
+from common.config import CentreConfig
+from common.errors import ConfigError, EngineError
+from common.pki import fingerprint
+from common.terminal import command_line, console, errors, run
+from common.token import Token
+from common.toml import validate
+from server import records
+from server.centre import CENTRE, Centre
+from server.display import follow
+from server.launch import launch
+from server.listing import (
+    invitation_facts,
+    plant_facts,
+    run_facts,
+    status_facts,
+    table,
+)
+from server.tables import ACTIVE, ENDED, ENROLLED, FINISHED, HOLDING, STOPPED, utcnow
 
 app = command_line(about="The centre of a federation.")
-releases = typer.Typer(no_args_is_help=True, help="The versions of the shared model.")
-app.add_typer(releases, name="releases")
+app.add_typer(records.releases, name="releases")
+app.add_typer(records.log, name="log")
 
-RunFolder = Annotated[Path, typer.Argument(help="The folder of a run, as given with --out.")]
+Folder = Annotated[Path, typer.Argument(help="The centre's folder.")]
+Plant = Annotated[str, typer.Argument(help="Name of the plant.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Valid = Annotated[str, typer.Option(help="How long the token may be used: 30m, 24h, 7d.")]
 
 
-@releases.command("list")
-def list_releases(run_folder: RunFolder, *, as_json: AsJson = False) -> None:
-    """List the releases of a run.
-
-    Example: transferline-server releases list out/demo
-    """
-    found = _open(run_folder)
-    manifests = [found.manifest(number) for number in found.numbers()]
-    if as_json:
-        console().print_json(
-            json.dumps([manifest.model_dump(mode="json") for manifest in manifests])
-        )
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in ("release", "round", "method", "plants", "examples", "made (UTC)", "hash"):
-        table.add_column(column, justify="right" if column in ("release", "round") else "left")
-    for manifest in manifests:
-        table.add_row(*_row(manifest))
-    console().print(table)
-
-
-@releases.command()
-def show(
-    run_folder: RunFolder,
-    number: Annotated[int, typer.Argument(min=0, help="The release; 0 is the source.")],
+@app.command()
+def init(
+    folder: Folder,
     *,
+    name: Annotated[str, typer.Option(help="Name of the federation.")],
+    address: Annotated[str, typer.Option(help="host:port that plants reach this machine at.")],
+    enrolment: Annotated[
+        str, typer.Option(help="host:port of enrolment; by default the next port.")
+    ] = "",
+    bind: Annotated[str, typer.Option(help="Address of this machine to listen on.")] = "0.0.0.0",
+    metrics: Annotated[
+        str, typer.Option(help="host:port of the metrics; empty for none.")
+    ] = "127.0.0.1:9464",
+    database: Annotated[
+        str, typer.Option(help="URL of a PostgreSQL database; by default a file.")
+    ] = "",
+) -> None:
+    """Make a centre: its CA, keys, settings and state.
+
+    Example: transferline-server init ./centre --name acme --address centre.example:8443
+    """
+    values: dict[str, Any] = {
+        "name": name,
+        "address": address,
+        "enrolment": enrolment or _next_port(address),
+        "bind": bind,
+        "metrics": metrics,
+        "database": database,
+    }
+    centre = Centre.create(folder, validate(CentreConfig, values, name=CENTRE))
+    console().print(
+        f"{folder} is the centre of {name}. Edit {centre.federation_toml}, then:\n"
+        f"  transferline-server up {folder}\n"
+        f"  transferline-server invite {folder} PLANT",
+        markup=False,
+    )
+
+
+@app.command()
+def up(folder: Folder) -> None:
+    """Run the centre until it is told to end; continue whatever was running.
+
+    Example: transferline-server up ./centre
+    """
+    # Its imports take a second, and no other command needs them.
+    from server.daemon import Daemon  # noqa: PLC0415
+
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    for layer in ("server", "common"):
+        logger = logging.getLogger(layer)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.addHandler(handler)
+    daemon = Daemon(Centre.open(folder))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: daemon.stop())
+    daemon.run()
+
+
+@app.command()
+def invite(folder: Folder, plant: Plant, *, valid: Valid = "24h", as_json: AsJson = False) -> None:
+    """Print a token with which a plant may join, once.
+
+    Example: transferline-server invite ./centre plant-a --valid 7d
+    """
+    _invite(Centre.open(folder), plant, valid=valid, readmit=False, as_json=as_json)
+
+
+@app.command()
+def readmit(folder: Folder, plant: Plant, *, valid: Valid = "24h", as_json: AsJson = False) -> None:
+    """Print a token with which a revoked plant may join again, with new keys.
+
+    Example: transferline-server readmit ./centre plant-a
+    """
+    _invite(Centre.open(folder), plant, valid=valid, readmit=True, as_json=as_json)
+
+
+@app.command("run")
+def start_run(
+    folder: Folder,
+    *,
+    rounds: Annotated[
+        int | None, typer.Option(min=0, help="Rounds; by default federation.toml's.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start from the source weights, not the last release.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="Name of the run; by default the time.")] = "",
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Put it into the queue and return.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a release is and what it was made from.
+    """Start a run and show it live; Ctrl-C leaves it running.
 
-    Example: transferline-server releases show out/demo 3
+    Example: transferline-server run ./centre --rounds 20
     """
-    manifest = _open(run_folder, number=number).manifest(number)
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ConfigError(f"--name must be letters, digits, '.', '_' and '-', got {name!r}")
+    centre = Centre.open(folder)
+    launched = launch(centre, rounds=rounds, fresh=fresh, name=name)
+    told = f"run {launched.run} starts from {launched.origin}"
+    errors().print(told, markup=False)
+    if not detach:
+        try:
+            follow(centre, launched.run, quiet=as_json)
+        except KeyboardInterrupt:
+            errors().print(
+                f"run {launched.run} goes on; see transferline-server runs {folder}", markup=False
+            )
+            raise typer.Exit(130) from None
+    row = centre.registry.run(launched.run)
     if as_json:
-        console().print_json(manifest.model_dump_json())
-        return
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name, value in manifest.model_dump(mode="json", exclude={"replies"}).items():
-        if value not in (None, "", []):
-            table.add_row(name, str(value))
-    for plant, weight in sorted(manifest.replies.items()):
-        table.add_row("reply", f"{plant}, {weight} examples")
-    console().print(table)
+        with centre.store().reading() as session:
+            console().print_json(json.dumps(run_facts(session, row)))
+    if row.state in ENDED and row.state != FINISHED:
+        raise EngineError(f"run {row.name} {row.state}: {row.reason or 'no reason was given'}")
 
 
-@releases.command()
-def verify(run_folder: RunFolder) -> None:
-    """Check every release against its hash and its parent.
+@app.command()
+def status(folder: Folder, *, as_json: AsJson = False) -> None:
+    """Say how the centre is.
 
-    Example: transferline-server releases verify out/demo
+    Example: transferline-server status ./centre
     """
-    found = _open(run_folder)
-    hashes: dict[str, int] = {}
-    with progress("verifying", total=len(found.numbers())) as advance:
-        for number in found.numbers():
-            hashes[found.read(number).hash] = number
-            parent = found.manifest(number).parent
-            if parent is not None and parent not in hashes and number - 1 in hashes.values():
-                raise StateError(
-                    f"{found.path(number)} must follow a release before it, got parent "
-                    f"{parent[:12]}; restore the folder from a backup"
-                )
-            advance(f"release {number}")
-    console().print(f"{len(hashes)} releases are what was written")
+    facts = status_facts(Centre.open(folder))
+    if as_json:
+        console().print_json(json.dumps(facts))
+        return
+    plants, release = facts["plants"], facts["release"]
+    lines = {
+        "centre": f"{facts['federation']}, {'up' if facts['up'] else 'not up'}",
+        "address": f"{facts['address']}, enrolment {facts['enrolment']}",
+        "plants": f"{len(plants['connected'])} of {plants['enrolled']} connected"
+        + "".join(f", {name}" for name in plants["connected"]),
+        "invited": ", ".join(plants["invited"]),
+        "release": "none yet"
+        if release is None
+        else f"{release['number']} ({release['hash'][:12]})",
+        **{f"run {one['run']}": _stands(one) for one in facts["runs"]},
+    }
+    rows = [{"what": name, "how": text} for name, text in lines.items() if text]
+    found = table(rows, ("what", "how"))
+    found.show_header = False
+    console().print(found)
+    for line in facts["warnings"]:
+        errors().print(f"warning: {line}", markup=False)
+
+
+@app.command()
+def runs(folder: Folder, *, as_json: AsJson = False) -> None:
+    """List the runs, the newest last.
+
+    Example: transferline-server runs ./centre
+    """
+    centre = Centre.open(folder)
+    rows = centre.registry.runs()
+    with centre.store().reading() as session:
+        facts = [run_facts(session, row) for row in rows]
+    _list(facts, ("run", "state", "committed", "skipped", "rounds", "method", "reason"), as_json)
+
+
+@app.command()
+def plants(folder: Folder, *, as_json: AsJson = False) -> None:
+    """List the plants that joined, and the invitations that are open.
+
+    Example: transferline-server plants ./centre
+    """
+    registry, now = Centre.open(folder).registry, utcnow()
+    facts = [plant_facts(row, now=now) for row in registry.plants()]
+    facts += [invitation_facts(row) for row in registry.invitations()]
+    _list(
+        facts, ("plant", "state", "connected", "last_seen", "certificate_until", "reason"), as_json
+    )
+
+
+@app.command()
+def stop(
+    folder: Folder,
+    run_name: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="By default the one that is running.")
+    ] = "",
+    *,
+    now: Annotated[
+        bool, typer.Option("--now", help="Drop the round in progress; it does not count.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a run after its round in progress.
+
+    Example: transferline-server stop ./centre
+    """
+    registry = Centre.open(folder).registry
+    names = [run_name] if run_name else [row.name for row in registry.runs() if row.state in ACTIVE]
+    if not names:
+        raise ConfigError("a run must be active to be stopped, got none; see `runs`")
+    name = names[0]
+    state = registry.request_stop(name)
+    if now and state in HOLDING:
+        row = registry.run(name)
+        registry.finish(name, fence=row.fence, state=STOPPED, reason="stopped by the operator")
+        state = STOPPED
+    if as_json:
+        console().print_json(json.dumps({"run": name, "state": state}))
+        return
+    said = f"run {name} {state}"
+    console().print(said if state in ENDED else f"{said}: it ends after its round", markup=False)
+
+
+@app.command()
+def revoke(
+    folder: Folder,
+    plant: Plant,
+    *,
+    reason: Annotated[str, typer.Option(help="Kept in the log.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Shut a plant out at once, also from the round in progress.
+
+    Example: transferline-server revoke ./centre plant-a --reason "lost laptop"
+    """
+    Centre.open(folder).registry.revoke(plant, reason=reason)
+    if as_json:
+        console().print_json(json.dumps({"plant": plant, "state": "revoked"}))
+    else:
+        console().print(f"{plant} is revoked", markup=False)
+
+
+@app.command()
+def rotate(
+    folder: Folder,
+    *,
+    ca: Annotated[
+        bool, typer.Option("--ca", help="Make a new CA too; plants take it over by themselves.")
+    ] = False,
+    end: Annotated[
+        bool, typer.Option("--end", help="End the overlap: only the new CA counts from now on.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make new keys for the centre: TLS, signatures and, if asked, the CA. Nobody has to rejoin.
+
+    Example: transferline-server rotate ./centre --ca
+    """
+    if ca and end:
+        raise ConfigError("--ca and --end must be days apart, got both; plants renew in between")
+    centre = Centre.open(folder)
+    authority = centre.authority()
+    if ca:
+        authority = authority.rotate()
+    elif end:
+        behind = [
+            plant.name
+            for plant in centre.registry.plants()
+            if plant.state == ENROLLED and not authority.issued(plant.certificate)
+        ]
+        if behind:
+            raise ConfigError(
+                f"plants must all have certificates of the new CA, got {behind} without; wait "
+                "until they have renewed, or revoke them"
+            )
+        authority = authority.retire()
+    centre.renew_release(authority, new_key=not end)
+    centre.renew_server(authority)
+    said = fingerprint(authority.pem)
+    if as_json:
+        console().print_json(json.dumps({"authority": said, "overlap": bool(authority.older)}))
+        return
+    console().print(
+        f"new keys are in {centre.pki}; the CA is {said[:16]}"
+        + (", beside the old one until --end" if authority.older else ""),
+        markup=False,
+    )
 
 
 def main() -> None:
@@ -98,27 +327,52 @@ def main() -> None:
     run(app)
 
 
-def _open(run_folder: Path, *, number: int | None = None) -> Releases:
-    """Return a run folder's releases; StateError if it has none, or not this one."""
-    found = Releases(run_folder)
-    numbers = found.numbers()
-    if not numbers:
-        raise StateError(f"{run_folder} must be the folder of a run, got one without releases")
-    if number is not None and number not in numbers:
-        raise StateError(f"release must be one of {numbers}, got {number}")
-    return found
+def _invite(centre: Centre, plant: str, *, valid: str, readmit: bool, as_json: bool) -> None:
+    lasting = _duration(valid)
+    secret = centre.registry.invite(plant, valid=lasting, readmit=readmit)
+    token = Token(
+        secret=secret,
+        authority=fingerprint(centre.authority().pem),
+        plant=plant,
+        address=centre.config.enrolment,
+        expires=utcnow() + lasting,
+    )
+    if as_json:
+        facts = {"plant": plant, "token": token.text(), "expires": token.expires.isoformat()}
+        console().print_json(json.dumps(facts))
+        return
+    # To standard output the token alone, so that it can be piped.
+    sys.stdout.write(f"{token.text()}\n")
+    errors().print(
+        f"for {plant}, once, until {token.expires:%Y-%m-%d %H:%M} UTC; at the plant:\n"
+        f"  transferline-plant join --token TOKEN --data FOLDER --dir ./{plant}",
+        markup=False,
+    )
 
 
-def _row(manifest: Manifest) -> list[str]:
-    return [
-        str(manifest.number),
-        str(manifest.round),
-        manifest.method if manifest.parent else "source",
-        str(len(manifest.replies)),
-        str(sum(manifest.replies.values())),
-        manifest.created[:19].replace("T", " "),
-        manifest.hash[:12],
-    ]
+def _list(facts: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+    if as_json:
+        console().print_json(json.dumps(facts))
+    else:
+        console().print(table(facts, columns))
+
+
+def _stands(one: dict[str, Any]) -> str:
+    skipped = f", {one['skipped']} skipped" if one["skipped"] else ""
+    return f"{one['state']}, {one['committed']} of {one['rounds']} rounds{skipped}"
+
+
+def _next_port(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + 1}" if port.isdecimal() else address
+
+
+def _duration(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d{1,5})([mhd])", text)
+    if found is None:
+        raise ConfigError(f"--valid must be a number and m, h or d, got {text!r}; try 24h")
+    unit = {"m": "minutes", "h": "hours", "d": "days"}[found[2]]
+    return timedelta(**{unit: int(found[1])})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
@@ -64,17 +64,20 @@ def writing(home: Path) -> Iterator[EventWriter]:
 
 
 class EventReader:
-    """Follows a run folder's events from the moment it is made; those before are removed.
+    """Follows a run folder's events.
 
     Parameters
     ----------
     home : the run folder.
+    fresh : remove the events before the reader was made; else it begins with the first.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, fresh: bool = True) -> None:
         self._path = home / FILE
-        write_atomic(self._path, b"")
-        self._file = self._path.open(encoding="utf-8")
+        if fresh:
+            write_atomic(self._path, b"")
+        self._file = self._path.open("a+", encoding="utf-8")
+        self._file.seek(0)
         self._rest = ""
         self._held = False
 
@@ -86,8 +89,11 @@ class EventReader:
         self._rest += self._file.read()
         *lines, self._rest = self._rest.split("\n")
         for line in lines:
-            fields = json.loads(line)
-            yield _event(fields.pop("event"), fields)
+            with suppress(
+                ValueError, KeyError, TypeError
+            ):  # the last one of a writer that was killed
+                fields = json.loads(line)
+                yield _event(fields.pop("event"), fields)
 
     def writer_gone(self) -> bool:
         """Return whether there was a writer and it is there no more."""

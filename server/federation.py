@@ -3,7 +3,8 @@
 It knows plants only through a `Fleet` (Flower's Grid, worker processes, whatever comes) and
 state only through `server.store` and `server.releases`. A kill at any moment loses at most the
 round in progress: its order was stored before it went out, a resumed run asks the same again,
-and plants answer the same order with the same bytes.
+and plants answer the same order with the same bytes. A round that counted a plant which is revoked
+before its commit is held again without it, with the same order.
 
 Releases depend on the configuration, the source and the plants' answers alone, not on who
 answers first.
@@ -15,17 +16,26 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from common.config import FederationConfig
 from common.errors import ConfigError, UpdateError
 from common.orders import Kind, Order, Release, Reply
-from server.chain import Chain
+from server.chain import Chain, Place
 from server.events import Event, ReplyArrived, RoundClosed, RoundStarted, Waiting
-from server.store import COMMITTED, OPEN, SKIPPED, RoundRow, timestamp
+from server.tables import (
+    COMMITTED,
+    FINISHED,
+    OPEN,
+    SKIPPED,
+    STOPPED,
+    RoundRow,
+    timestamp,
+)
 from server.tally import LATE, Tally
+from server.tenure import Revoked
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +63,10 @@ class Federation:
 
     Parameters
     ----------
-    home : the run folder. If it holds this run already, the run continues.
+    home : the run folder, or a `server.chain.Place`. If it holds this run already, the run
+        continues.
     config : with ``mean`` and ``std`` resolved, so that a release says how images are prepared.
-    source : release 0.
+    source : the weights to start from; release 0 of an empty folder.
     travelling : names of the source's tensors that updates cover.
     run : name of the run.
     clock : monotonic seconds.
@@ -74,7 +85,7 @@ class Federation:
 
     def __init__(
         self,
-        home: Path,
+        home: Path | Place,
         *,
         fleet: Fleet,
         config: FederationConfig,
@@ -87,7 +98,8 @@ class Federation:
         _check(config, source, travelling)
         self._fleet, self._config, self._run = fleet, config, run
         self._clock, self._events = clock, events
-        self._chain = Chain(home, config=config, source=source, travelling=travelling, run=run)
+        place = home if isinstance(home, Place) else Place(home=home)
+        self._chain = Chain(place, config=config, source=source, travelling=travelling, run=run)
 
     @property
     def release(self) -> Release:
@@ -96,6 +108,9 @@ class Federation:
 
     def run(self) -> Release:
         """Hold the rounds that are left, then ask every plant to adopt the last release.
+
+        Ends early if the operator wishes it (`server.runs.Runs.request_stop`): after the round in
+        progress, without the order to adopt.
 
         Returns
         -------
@@ -110,18 +125,21 @@ class Federation:
         AggregationError
             If the server's numbers leave no sound sum or step.
         """
-        rounds = self._chain.tenure.rounds()
+        tenure = self._chain.tenure
+        rounds = tenure.rounds()
         for number in range(1, self._config.rounds + 2):
-            held = rounds.get(number)
-            if held is None or held.outcome == OPEN:
+            row = rounds.get(number)
+            if row is None or row.outcome == OPEN:
                 kind = Kind.TRAIN if number <= self._config.rounds else Kind.ADOPT
-                self._hold(number, kind, held)
+                if not self._hold(row or self._round(number, kind)):
+                    tenure.finish(STOPPED, "stopped by the operator")
+                    log.info("run %s stopped before round %d", self._run, number)
+                    return self._chain.release
+        tenure.finish(FINISHED)
         return self._chain.release
 
-    def _hold(self, number: int, kind: Kind, held: RoundRow | None) -> None:
-        """Hold one round; ``held`` is its row if it was begun before."""
-        started = self._clock()
-        row = held or RoundRow(
+    def _round(self, number: int, kind: Kind) -> RoundRow:
+        return RoundRow(
             run=self._run,
             number=number,
             kind=str(kind),
@@ -130,41 +148,60 @@ class Federation:
             outcome=OPEN,
             started=timestamp(),
         )
-        connected, needed = self._gather(row)
+
+    def _hold(self, row: RoundRow) -> bool:
+        """Hold one round, which may have been begun before; return False if the run is to stop."""
+        started = self._clock()
+        connected = self._gather(row)
+        if connected is None:
+            return False
+        needed = self._needed(row)
         if len(connected) < needed:
             row.reason = f"{len(connected)} of {needed} plants connected"
             self._close(row, None, started)
-            return
-        if held is None:
-            row.cohort = self._cohort(number, kind, connected)
+            return True
+        if not row.cohort:
+            row.cohort = self._cohort(row.number, Kind(row.kind), connected)
             self._chain.tenure.begin(row)
-        tally = self._ask(row)
-        row.replies, row.refused = list(tally.rows.values()), dict(tally.refused)
-        needed = self._config.min_plants if kind is Kind.TRAIN else 1
-        if len(tally.done) < needed:
-            row.reason = f"{len(tally.done)} of {needed} replies counted"
-        self._close(row, tally, started)
+        while True:
+            standing = self._chain.tenure.standing()
+            tally = self._ask(row, standing)
+            row.replies, row.refused = list(tally.rows.values()), dict(tally.refused)
+            done = len(tally.done)
+            row.reason = "" if done >= needed else f"{done} of {needed} replies counted"
+            try:
+                self._close(row, tally, started, standing=standing)
+            except Revoked as error:
+                log.warning("round %d is held again: revoked %s", row.number, error.plants)
+            else:
+                return True
 
-    def _gather(self, row: RoundRow) -> tuple[list[str], int]:
-        """Wait for plants; return who of those asked is connected, and how many are needed.
+    def _needed(self, row: RoundRow) -> int:
+        return self._config.min_plants if row.kind == Kind.TRAIN else 1
+
+    def _gather(self, row: RoundRow) -> list[str] | None:
+        """Wait for plants; return who of those asked is connected, None if the run is to stop.
 
         A round that was begun before waits for its whole cohort, but goes on with the quorum.
         """
-        quorum = self._config.min_plants if row.kind == Kind.TRAIN else 1
-        wanted = len(row.cohort) or quorum
+        tenure = self._chain.tenure
         until = self._clock() + self._config.round_deadline
         told = -1
-        while True:
-            connected = sorted(set(self._fleet.plants()))
-            if row.cohort:
-                connected = [plant for plant in row.cohort if plant in connected]
+        while not tenure.to_stop():
+            here, standing = set(self._fleet.plants()), tenure.standing()
+            asked = set(row.cohort) or here
+            if standing:
+                asked = {plant for plant in asked if standing.get(plant)}
+            connected = sorted(asked & here)
+            wanted = len(asked) if row.cohort else self._needed(row)
             left = until - self._clock()
             if len(connected) >= wanted or left <= 0:
-                return connected, quorum
+                return connected
             if len(connected) != told:
                 told = len(connected)
                 self._events(Waiting(round=row.number, connected=told, needed=wanted))
             time.sleep(min(POLL, left))
+        return None
 
     def _cohort(self, number: int, kind: Kind, connected: list[str]) -> list[str]:
         """Choose by seed and round, the same on every machine and in whatever order they came."""
@@ -177,7 +214,8 @@ class Federation:
 
         return sorted(sorted(connected, key=lot)[:size])
 
-    def _ask(self, row: RoundRow) -> Tally:
+    def _ask(self, row: RoundRow, standing: Mapping[str, str]) -> Tally:
+        """Send the order and take what comes; ``standing`` as `server.tenure.Tenure.standing`."""
         order = Order(
             run=self._run,
             round=row.number,
@@ -203,7 +241,7 @@ class Federation:
                 seconds = self._clock() - started
                 if seconds > order.deadline:
                     break
-                outcome, reason = tally.take(reply)
+                outcome, reason = tally.take(reply, enrolled=self._takes_part(reply, standing))
                 self._tell(row.number, reply.plant, (outcome, reason), seconds)
         finally:
             # A generator's own clean-up runs now, not when memory is collected.
@@ -215,6 +253,13 @@ class Federation:
             self._tell(row.number, plant, said, self._clock() - started)
         return tally
 
+    def _takes_part(self, reply: Reply, standing: Mapping[str, str]) -> bool:
+        """Whether a plant takes part, by the same key as when it was asked."""
+        if not standing:
+            return True
+        now = self._chain.tenure.standing(reply.plant).get(reply.plant)
+        return bool(now) and now == standing.get(reply.plant)
+
     def _tell(self, number: int, plant: str, said: tuple[str, str], seconds: float) -> None:
         outcome, reason = said
         self._events(
@@ -223,17 +268,25 @@ class Federation:
         if outcome != "done":
             log.warning("round %d: %s %s %s", number, plant, outcome, reason)
 
-    def _close(self, row: RoundRow, tally: Tally | None, started: float) -> None:
+    def _close(
+        self,
+        row: RoundRow,
+        tally: Tally | None,
+        started: float,
+        *,
+        standing: Mapping[str, str] | None = None,
+    ) -> None:
         """Step if the round may, commit it, tell."""
         row.outcome = SKIPPED if row.reason else COMMITTED
         row.seconds = self._clock() - started
+        done = tally.done if tally is not None else []
+        counted_by = {plant: standing.get(plant, "") for plant in done} if standing else None
         if row.outcome == COMMITTED and tally is not None and tally.mean is not None:
-            weights = {plant: tally.rows[plant].weight for plant in tally.done}
-            self._chain.advance(row, tally.mean, weights=weights)
+            weights = {plant: tally.rows[plant].weight for plant in done}
+            self._chain.advance(row, tally.mean, weights=weights, standing=counted_by)
         else:
             row.result = self._chain.hash
-            self._chain.tenure.close(row)
-        counted = 0 if tally is None else len(tally.done)
+            self._chain.tenure.close(row, counted=counted_by)
         closed = RoundClosed(
             round=row.number,
             rounds=self._config.rounds,
@@ -242,12 +295,12 @@ class Federation:
             reason=row.reason,
             release=self._chain.hash,
             seconds=row.seconds,
-            counted=counted,
+            counted=len(done),
         )
         self._events(closed)
         log.info(
             "round %d of %d (%s) %s: %d of %d replies, release %s, %.1f s%s",
-            closed.round, closed.rounds, closed.kind, closed.outcome, counted, len(row.cohort),
+            closed.round, closed.rounds, closed.kind, closed.outcome, len(done), len(row.cohort),
             closed.release[:12], closed.seconds, f"; {row.reason}" if row.reason else "",
         )  # fmt: skip
 

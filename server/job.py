@@ -103,12 +103,19 @@ class Job:
             run=fields.run,
             plants=tuple(fields.plants),
             travelling=frozenset(fields.travelling),
-            source=_read_source(home / SOURCE, expected=fields.source),
+            source=read_source(home / SOURCE, expected=fields.source),
             config=fields.config,
         )
 
 
-def _read_source(path: Path, *, expected: str) -> Release:
+def read_source(path: Path, *, expected: str) -> Release:
+    """Read source weights and verify their hash.
+
+    Raises
+    ------
+    StateError
+        If the file is missing, or is not what was written.
+    """
     tensors, metadata = load_tensors(path)
     try:
         schema = Schema.from_json(metadata["schema"])

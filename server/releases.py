@@ -1,8 +1,9 @@
-"""Releases on disk: ``releases/<n>/{backbone.safetensors, manifest.json}``.
+"""Releases on disk: ``releases/<n>/{backbone.safetensors, manifest.json, manifest.sig}``.
 
 A release is usable alone: the manifest says which backbone it is of, how images are prepared for
 it, and what it was made from. ``optimiser.safetensors``, where there is one, holds the state of
-the server optimiser after the step that led to the release.
+the server optimiser after the step that led to the release. ``manifest.sig``, not in simulation, is
+the release key's signature over the manifest, and by the hashes in that over everything else.
 
 A release is staged in a folder of its own and published by one rename; whether it counts is
 decided by its row in ``state.db`` (see `server.store`).
@@ -15,20 +16,33 @@ import os
 import secrets
 import shutil
 from collections.abc import Collection
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from common.errors import StateError
-from common.files import load_tensors, read_json, save_tensors, sync_folder, unwritable, write_json
+from common.errors import IdentityError, StateError
+from common.files import (
+    load_tensors,
+    read_json,
+    save_tensors,
+    sync_folder,
+    unwritable,
+    write_atomic,
+    write_json,
+)
 from common.orders import Release
+from common.pki import Certificate, Role, Trust
+from common.signing import Signer, open_seal, seal
 from common.update import Schema, Tensors
 
 BACKBONE = "backbone.safetensors"
 MANIFEST = "manifest.json"
 OPTIMISER = "optimiser.safetensors"
+SIGNATURE = "manifest.sig"
+SEAL = "release"  #: kind of the seal in it
 
 _MEND = "restore the folder from a backup, or start over with another --out"
 
@@ -47,6 +61,8 @@ class Manifest(BaseModel):
     replies : weight counted, by plant.
     scale : fixed-point units in 1.0 of the sum behind it.
     optimiser : `digest_of` the optimiser's state, empty without one.
+    restores : number of the release whose content a rollback brought back.
+    log : number and hash of the newest entry of the centre's log before this release.
     created : UTC, ISO 8601.
     backbone, image_size, mean, std : the model, and how images are prepared for it.
     classes : of the head, where it travels.
@@ -66,6 +82,8 @@ class Manifest(BaseModel):
     replies: dict[str, int] = {}
     scale: int | None = None
     optimiser: str = ""
+    restores: int | None = None
+    log: tuple[int, str] | None = None
     created: str
     backbone: str
     image_size: int
@@ -133,16 +151,52 @@ def read_release(folder: Path) -> Release:
     return release
 
 
+def verify_signature(folder: Path, *, trust: Trust) -> Certificate:
+    """Verify that the release key signed the manifest of a release folder; return whose it is.
+
+    Raises
+    ------
+    IdentityError
+        If it did not, or its certificate was not valid when the release was made.
+    StateError
+        If a file is missing or damaged.
+    """
+    manifest = read_manifest(folder)
+    try:
+        text = (folder / SIGNATURE).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StateError(f"cannot read {folder / SIGNATURE}: {error}; {_MEND}") from error
+    made = datetime.fromisoformat(manifest.created)
+    sealed = open_seal(text.strip(), kind=SEAL, trust=trust, role=Role.RELEASE, at=made)
+    if sealed.fields != _signed(folder, manifest):
+        raise IdentityError(
+            f"{folder / MANIFEST} must be what {sealed.signer.name} signed, got another; {_MEND}"
+        )
+    return sealed.signer
+
+
+def _signed(folder: Path, manifest: Manifest) -> dict[str, object]:
+    content = (folder / MANIFEST).read_bytes()
+    return {
+        "manifest": hashlib.sha256(content).hexdigest(),
+        "number": manifest.number,
+        "run": manifest.run,
+        "hash": manifest.hash,
+    }
+
+
 class Releases:
-    """The releases of one run folder.
+    """The releases of a run folder or of a centre.
 
     Parameters
     ----------
-    home : the run folder; releases lie in ``home/releases``.
+    home : the folder; releases lie in ``home/releases``.
+    signer : of what is written; None signs nothing.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, signer: Signer | None = None) -> None:
         self.folder = home / "releases"
+        self._signer = signer
 
     def path(self, number: int) -> Path:
         return self.folder / str(number)
@@ -205,10 +259,17 @@ class Releases:
             if optimiser:
                 save_tensors(staged / OPTIMISER, optimiser)
             write_json(staged / MANIFEST, manifest.model_dump(mode="json"))
+            if self._signer is not None:
+                text = seal(SEAL, _signed(staged, manifest), signer=self._signer)
+                write_atomic(staged / SIGNATURE, f"{text}\n".encode())
         except StateError:
-            shutil.rmtree(staged, ignore_errors=True)  # gives back the space of a full disk
+            self.discard(staged)  # gives back the space of a full disk
             raise
         return staged
+
+    def discard(self, staged: Path) -> None:
+        """Remove what was written and will not be published."""
+        shutil.rmtree(staged, ignore_errors=True)
 
     def publish(self, staged: Path, number: int) -> None:
         """Move a staged release into its place, durably. The caller holds the store's lock.

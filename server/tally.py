@@ -12,7 +12,7 @@ from common.orders import Kind, Order, Outcome, Release, Reply
 from common.update import Schema
 from server.admission import Rejected, admit
 from server.aggregation import Mean
-from server.store import ReplyRow
+from server.tables import ReplyRow
 
 #: Outcomes beside those of `common.orders.Outcome`.
 REJECTED, LATE = "rejected", "late"
@@ -67,8 +67,13 @@ class Tally:
         """Plants that have not answered, sorted."""
         return sorted(set(self._order.cohort) - self.rows.keys())
 
-    def take(self, reply: Reply) -> tuple[str, str]:
-        """Count a reply in or refuse it; return (outcome, reason)."""
+    def take(self, reply: Reply, *, enrolled: bool = True) -> tuple[str, str]:
+        """Count a reply in or refuse it; return (outcome, reason).
+
+        Parameters
+        ----------
+        enrolled : as for `server.admission.admit`.
+        """
         weight = 0
         try:
             admit(
@@ -77,6 +82,7 @@ class Tally:
                 schema=self._schema,
                 config=self._config,
                 answered=self.rows.keys(),
+                enrolled=enrolled,
             )
             if self.mean is not None and reply.vector is not None:
                 weight = self.mean.add(reply.vector, weight=reply.weight)
@@ -98,7 +104,7 @@ class Tally:
 
     def _refuse(self, reply: Reply, error: UpdateError) -> tuple[str, str]:
         self.refused[error.code] += 1
-        reason = f"{error.code}: {error}"[:_LONGEST_REASON]
+        reason = _plain(f"{error.code}: {error}")
         # These three are not this plant's answer to this order, which may still come or has come.
         if not (isinstance(error, Rejected) and error.code in ("stale", "stranger", "twice")):
             self._row(reply.plant, REJECTED, reason).bytes_up = _bytes_up(reply)
@@ -110,7 +116,7 @@ class Tally:
             round=self._order.round,
             plant=plant,
             outcome=outcome,
-            reason=reason[:_LONGEST_REASON],
+            reason=_plain(reason),
             weight=0,
             scores={},
             seconds={},
@@ -120,6 +126,12 @@ class Tally:
         )
         self.rows[plant] = row
         return row
+
+
+def _plain(reason: str) -> str:
+    """Return a plant's words as one line that every database and terminal can take."""
+    text = "".join(character if character.isprintable() else " " for character in reason)
+    return " ".join(text.split())[:_LONGEST_REASON]
 
 
 def _bytes_up(reply: Reply) -> int:

@@ -2,7 +2,7 @@
 
 It starts a SuperLink of its own on a free port of loopback, with a temporary FLWR_HOME, submits a
 bundle that points at the installed package, relays progress, and ends everything it started. The
-processes are watched over by `simulation.keeper`, so that none is left, however this one ends.
+processes are watched over by `common.keeper`, so that none is left, however this one ends.
 
 `run_simulation` of flwr is deprecated, and ``address = ":local:"`` leaves a SuperLink running.
 """
@@ -24,6 +24,7 @@ from pathlib import Path
 
 from flwr.proto.federation_config_pb2 import SimulationConfig
 
+from common import keeper
 from common.errors import EngineError
 from common.files import unwritable, write_atomic
 from common.home import VARIABLE
@@ -31,7 +32,6 @@ from server.control import Control, RunStatus
 from server.event_log import EventReader
 from server.events import Event
 from server.job import ERROR
-from simulation import keeper
 
 LOG = "flower.log"
 START = 180.0  #: seconds for SuperLink to answer; it takes 4 to 5, on a busy machine a minute
@@ -204,7 +204,7 @@ def start_superlink(run_folder: Path, address: str) -> subprocess.Popen[bytes]:
         write_atomic(run_folder / LOG, b"")
         with (run_folder / LOG).open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-I", str(Path(keeper.__file__)), home, *command],
+                [sys.executable, "-I", keeper.__file__, "--remove", home, "--", *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

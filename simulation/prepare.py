@@ -10,15 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from client.plant import Plant, open_plant
-from common.backbone import Network, has_norm, load_source, read_tensors, travelling
+from common.backbone import Network, has_norm, load_source
 from common.config import FederationConfig, PlantConfig, PlantSection
 from common.errors import ConfigError, DataError
-from common.orders import Release
 from common.sharing import FEDERATED
-from common.update import Schema
+from common.source import first_release, what_travels
 from server.job import Job
 from simulation.workers import Task, Workers
 
@@ -163,18 +160,11 @@ def _plant_config(name: str, folder: Path, config: FederationConfig) -> PlantCon
 
 
 def _job(config: FederationConfig, network: Network, plants: list[str]) -> Job:
-    """Make release 0: the whole backbone, and a head of zeros where the head travels."""
-    head = FEDERATED[config.method].head
-    tensors = {n: v for n, v in read_tensors(network).items() if not n.startswith("head.")}
-    if head:
-        tensors["head.weight"] = np.zeros((len(config.classes), network.features), np.float32)
-        tensors["head.bias"] = np.zeros(len(config.classes), np.float32)
-    schema = Schema.of(tensors)
     return Job(
         run=f"seed-{config.seed}",
         plants=tuple(sorted(plants)),
-        travelling=travelling(network, head=head, norm=config.norm_travels),
-        source=Release(number=0, schema=schema, vector=schema.flatten(tensors)),
+        travelling=what_travels(network, config),
+        source=first_release(network, config),
         config=config,
     )
 

@@ -23,7 +23,8 @@ class CentreConfig(Section):
     enrolment: Address = Field(description="`host:port` that plants reach enrolment at.")
     bind: str = Field("0.0.0.0", description="Address of this machine that both listen on.")
     metrics: str = Field(
-        "127.0.0.1:9464", description="`host:port` of the Prometheus metrics; empty: none."
+        "127.0.0.1:9464",
+        description="`host:port` or `unix:PATH` of the Prometheus metrics; empty: none.",
     )
     database: str = Field(
         "",

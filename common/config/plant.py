@@ -89,7 +89,8 @@ class PlantConfig(Section):
         0.0, description="How much worse on validation a release may be and still be adopted."
     )
     metrics: str = Field(
-        "", description="`host:port` of the plant's Prometheus metrics; empty: none.",
+        "",
+        description="`host:port` or `unix:PATH` of the plant's Prometheus metrics; empty: none.",
         examples=["127.0.0.1:9465"],
     )  # fmt: skip
     centre: CentreSection = Field(default_factory=lambda: CentreSection())

@@ -21,11 +21,9 @@ from common.config import FederationConfig
 from common.errors import UpdateError
 from common.orders import Kind, Order, Outcome, Release, Reply
 from common.update import Schema, Vector
-from common.wire.parts import Parts
+from common.wire.parts import HEAD_LIMIT, VECTOR_LIMIT, Parts
 
 FORMAT = 1  #: of the heads; the other side refuses one that it does not know
-HEAD_LIMIT = 4 * 2**20  #: characters; the largest torchvision schema takes a twentieth
-VECTOR_LIMIT = 4 * 2**30  #: bytes; vit_h_14 takes 2.5 GB
 REASON_LIMIT = 500  #: characters of a reply's reason; longer ones are cut when they are sent
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]
@@ -112,10 +110,7 @@ def unpack_order(parts: Parts) -> tuple[Order, Release]:
     """
     head = _read_head(_OrderHead, parts.head, "order")
     order = Order(**{name: getattr(head.order, name) for name in _OrderFields.model_fields})
-    try:
-        schema = Schema.from_json(head.release.schema_)
-    except (TypeError, ValueError) as error:
-        raise UpdateError(f"schema must list names and shapes, got {error}") from error
+    schema = _schema(head.release)
     if parts.vector is None:
         raise UpdateError("order must come with a release, got none; send it again")
     vector = bytes_vector(parts.vector, size=schema.size)
@@ -126,6 +121,17 @@ def unpack_order(parts: Parts) -> tuple[Order, Release]:
             f"{release.hash[:12]}; it was damaged on its way"
         )
     return order, release
+
+
+def release_bytes(head: str) -> int:
+    """Return how many bytes the vector has that goes with an order's head.
+
+    Raises
+    ------
+    UpdateError
+        If the head is not that of an order.
+    """
+    return 4 * _schema(_read_head(_OrderHead, head, "order").release).size
 
 
 def pack_reply(reply: Reply) -> Parts:
@@ -184,6 +190,13 @@ def bytes_vector(data: bytes, *, size: int | None = None) -> Vector:
         wanted = "whole float32 values" if size is None else f"{4 * size} bytes"
         raise UpdateError(f"vector must have {wanted}, got {len(data)} bytes")
     return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+
+
+def _schema(fields: _ReleaseFields) -> Schema:
+    try:
+        return Schema.from_json(fields.schema_)
+    except (TypeError, ValueError) as error:
+        raise UpdateError(f"schema must list names and shapes, got {error}") from error
 
 
 def _read_head(model: type[HeadT], text: str, what: str) -> HeadT:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HEAD_LIMIT = 4 * 2**20  #: characters; the largest torchvision schema takes a twentieth
+VECTOR_LIMIT = 4 * 2**30  #: bytes; vit_h_14 takes 2.5 GB
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:

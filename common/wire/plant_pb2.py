@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63ommon/wire/plant.proto\x12\x15transferline.plant.v1\"\x11\n\x0f\x44\x65scribeRequest\"T\n\x0b\x44\x65scription\x12\r\n\x05plant\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"B\n\x04Head\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0c\n\x04seal\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\"L\n\x05Piece\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1b.transferline.plant.v1.HeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x10\n\x0eRenewalRequest\"%\n\x12\x43\x65rtificateRequest\x12\x0f\n\x07request\x18\x01 \x01(\t\"\"\n\x0b\x43\x65rtificate\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\t\"\x1e\n\tInstalled\x12\x11\n\tnot_after\x18\x01 \x01(\t2\xd7\x02\n\x05Plant\x12V\n\x08\x44\x65scribe\x12&.transferline.plant.v1.DescribeRequest\x1a\".transferline.plant.v1.Description\x12H\n\x06\x41nswer\x12\x1c.transferline.plant.v1.Piece\x1a\x1c.transferline.plant.v1.Piece(\x01\x30\x01\x12[\n\x07Renewal\x12%.transferline.plant.v1.RenewalRequest\x1a).transferline.plant.v1.CertificateRequest\x12O\n\x07Install\x12\".transferline.plant.v1.Certificate\x1a .transferline.plant.v1.Installedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63ommon/wire/plant.proto\x12\x15transferline.plant.v1\"\x11\n\x0f\x44\x65scribeRequest\"T\n\x0b\x44\x65scription\x12\r\n\x05plant\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"B\n\x04Head\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0c\n\x04head\x18\x02 \x01(\t\x12\x0c\n\x04seal\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\"L\n\x05Piece\x12+\n\x04head\x18\x01 \x01(\x0b\x32\x1b.transferline.plant.v1.HeadH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x10\n\x0eRenewalRequest\"%\n\x12\x43\x65rtificateRequest\x12\x0f\n\x07request\x18\x01 \x01(\t\"5\n\x0b\x43\x65rtificate\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\t\x12\x11\n\tauthority\x18\x02 \x01(\t\"\x1e\n\tInstalled\x12\x11\n\tnot_after\x18\x01 \x01(\t2\xd7\x02\n\x05Plant\x12V\n\x08\x44\x65scribe\x12&.transferline.plant.v1.DescribeRequest\x1a\".transferline.plant.v1.Description\x12H\n\x06\x41nswer\x12\x1c.transferline.plant.v1.Piece\x1a\x1c.transferline.plant.v1.Piece(\x01\x30\x01\x12[\n\x07Renewal\x12%.transferline.plant.v1.RenewalRequest\x1a).transferline.plant.v1.CertificateRequest\x12O\n\x07Install\x12\".transferline.plant.v1.Certificate\x1a .transferline.plant.v1.Installedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,9 +44,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CERTIFICATEREQUEST']._serialized_start=319
   _globals['_CERTIFICATEREQUEST']._serialized_end=356
   _globals['_CERTIFICATE']._serialized_start=358
-  _globals['_CERTIFICATE']._serialized_end=392
-  _globals['_INSTALLED']._serialized_start=394
-  _globals['_INSTALLED']._serialized_end=424
-  _globals['_PLANT']._serialized_start=427
-  _globals['_PLANT']._serialized_end=770
+  _globals['_CERTIFICATE']._serialized_end=411
+  _globals['_INSTALLED']._serialized_start=413
+  _globals['_INSTALLED']._serialized_end=443
+  _globals['_PLANT']._serialized_start=446
+  _globals['_PLANT']._serialized_end=789
 # @@protoc_insertion_point(module_scope)

@@ -52,10 +52,12 @@ class CertificateRequest(_message.Message):
     def __init__(self, request: _Optional[str] = ...) -> None: ...
 
 class Certificate(_message.Message):
-    __slots__ = ("certificate",)
+    __slots__ = ("certificate", "authority")
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
     certificate: str
-    def __init__(self, certificate: _Optional[str] = ...) -> None: ...
+    authority: str
+    def __init__(self, certificate: _Optional[str] = ..., authority: _Optional[str] = ...) -> None: ...
 
 class Installed(_message.Message):
     __slots__ = ("not_after",)

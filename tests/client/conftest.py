@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,14 +14,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from client.layout import keep, lay_out
 from client.plant import Plant
 from client.tasks.images import ImageData, ImageTask, Selection
 from client.training import Trainer
 from common.backbone import Network, build, read_tensors
-from common.config import FederationConfig, PlantConfig
+from common.config import CentreSection, FederationConfig, PlantConfig
 from common.orders import Kind, Order, Release
+from common.pki import Authority, Role, Trust, make_identity
 from common.sharing import FEDERATED
+from common.signing import Signer
+from common.toml import commented
 from common.update import Schema
+from common.wire.messages import pack_order
+from common.wire.parts import Parts
+from common.wire.seals import seal_order
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -157,3 +167,90 @@ def trainer_of(small_config: FederationConfig) -> Callable[..., Trainer]:
         )
 
     return make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Centre:
+    """A federation's CA, and the key that signs its orders."""
+
+    authority: Authority
+    release: Signer
+
+    @property
+    def trust(self) -> Trust:
+        return Trust.of(self.authority.pem)
+
+    def seal(self, order: Order, release: Release) -> Parts:
+        """Return a signed order, with a nonce of its own."""
+        return seal_order(pack_order(order, release), order, signer=self.release)
+
+    def enrol(self, folder: Path, *, name: str, days: int = 30, at: datetime | None = None) -> None:
+        """Write the identity of a plant into its folder."""
+        key = make_identity(folder / "identity")
+        at = at or datetime.now(UTC)
+        pem = self.authority.issue(key.public_key(), name=name, role=Role.PLANT, days=days, at=at)
+        (folder / "identity" / "identity.pem").write_text(pem)
+        (folder / "identity" / "ca.pem").write_text(self.authority.pem)
+
+
+def make_centre(folder: Path) -> Centre:
+    """Make a CA and a release key."""
+    authority = Authority.create(folder / "pki", federation="acme")
+    key = make_identity(folder / "release")
+    pem = authority.issue(key.public_key(), name="release", role=Role.RELEASE, days=30)
+    return Centre(authority=authority, release=Signer(key=key, certificate=pem, name="release"))
+
+
+@pytest.fixture(scope="session")
+def centre(tmp_path_factory: pytest.TempPathFactory) -> Centre:
+    """Return the centre of all signed orders."""
+    return make_centre(tmp_path_factory.mktemp("centre"))
+
+
+@pytest.fixture
+def other_centre(tmp_path: Path) -> Centre:
+    """Return a centre of a CA of its own."""
+    return make_centre(tmp_path / "other-centre")
+
+
+@pytest.fixture
+def enrolled(plant_of: Callable[..., Plant], centre: Centre) -> Callable[..., Plant]:
+    """Return ``enrolled(name="ash", **settings)``: as ``plant_of``, with an identity."""
+
+    def make(name: str = "ash", **settings: Any) -> Plant:
+        plant = plant_of(name, **settings)
+        (plant.folder / "link").mkdir()
+        centre.enrol(plant.folder, name=name)
+        return plant
+
+    return make
+
+
+@pytest.fixture
+def joined(
+    small_plants: Path, small_config: FederationConfig, centre: Centre, tmp_path: Path
+) -> Callable[..., Path]:
+    """Return ``joined(name="ash", days=30, at=now, **settings)``: a plant's folder after joining."""
+
+    def make(
+        name: str = "ash", *, days: int = 30, at: datetime | None = None, **settings: Any
+    ) -> Path:
+        folder = tmp_path / f"plant-{name}"
+        lay_out(folder, link=None)
+        centre.enrol(folder, name=name, days=days, at=at)
+        keep(folder / "federation.json", small_config.model_dump_json())
+        places = CentreSection(federation="acme", fleet="localhost:1", enrolment="localhost:1")
+        told = {"name": name, "data": str(small_plants / name), "device": "cpu", "centre": places}
+        config = PlantConfig(**(told | settings))
+        keep(folder / "plant.toml", commented(PlantConfig, title="plant.toml", values=config))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def passable() -> Iterator[Path]:
+    """Return a folder that other users can reach; those of pytest are closed to them."""
+    with TemporaryDirectory(prefix="transferline-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)

@@ -169,3 +169,15 @@ def test_evidence_about_images_of_the_rounds_does_not_count(tmp_path: Path) -> N
     decide(store, stored("local", 0.7, 0.5), truth=TRUTH[:20], margin=0.0)
     now = decide(store, stored("federated", 0.6, 1.0), truth=TRUTH[:20], margin=0.0)
     assert now.source == "local"
+
+
+def test_after_a_rollback_the_next_candidate_is_compared_with_what_was_put_back(
+    tmp_path: Path,
+) -> None:
+    store = PersonalStore(tmp_path)
+    old, adopted = add(store, 0.9, kind="local"), add(store, 0.6, kind="federated")
+    store.deploy(adopted, why="adopted")
+    store.rollback(old.number)
+    now = decide(store, add(store, 0.75, kind="federated"), truth=TRUTH, margin=0.0)
+    assert now.version == old.number
+    assert now.why.startswith("kept what it had")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 
 from client.personal import EVIDENCE, ROUNDS_KEPT, PersonalStore, Version
 from common.errors import StateError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def add(store: PersonalStore, value: float = 0.0, **fields: Any) -> Version:
@@ -125,3 +129,51 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> No
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StateError, match="cannot write"):
         add(store)
+
+
+def test_a_rollback_puts_an_earlier_model_back_and_says_so(tmp_path: Path) -> None:
+    store = PersonalStore(tmp_path)
+    first, second = add(store, kind="local"), add(store, 2.0, kind="federated", round=3)
+    store.deploy(second, why="adopted")
+    now = store.rollback(first.number)
+    assert now == PersonalStore(tmp_path).deployed()
+    assert (now.version, now.source) == (first.number, "local")
+    assert now.why == "put back by hand, for version 2"
+
+
+def test_a_rollback_needs_another_whole_model(tmp_path: Path) -> None:
+    store = PersonalStore(tmp_path)
+    with pytest.raises(StateError, match=r"whole models at this plant \(none\), got 1"):
+        store.rollback(1)
+    part, model = add(store), add(store, kind="local")
+    store.deploy(model, why="first")
+    for number in (part.number, 7):
+        with pytest.raises(StateError, match=rf"\(2\), got {number}; list them"):
+            store.rollback(number)
+    with pytest.raises(StateError, match="version 2 inspects parts already"):
+        store.rollback(model.number)
+    found = store.deployed()
+    assert found is not None
+    assert found.why == "first"
+
+
+def test_a_rollback_waits_for_an_adoption_in_another_process(tmp_path: Path) -> None:
+    store = PersonalStore(tmp_path)
+    first, second = add(store, kind="local"), add(store, 2.0, kind="federated")
+    code = (
+        "import pathlib, sys, client.personal as p\n"
+        "print('ready', flush=True)\n"
+        f"p.PersonalStore(pathlib.Path({str(tmp_path)!r})).rollback({first.number})"
+    )
+    call = [sys.executable, "-c", code]
+    with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        with store.exclusive():
+            assert other.stdout is not None
+            assert other.stdout.readline() == "ready\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                other.wait(timeout=0.5)
+            store.deploy(second, why="adopted")
+        assert other.wait(timeout=60) == 0
+    found = store.deployed()
+    assert found is not None
+    assert found.version == first.number

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from client.plant import Plant, open_plant
+from client.training import Trainer
 from common.backbone import Part, build, parts
 from common.config import FederationConfig
 from common.errors import ConfigError
@@ -157,6 +159,44 @@ def test_training_that_fails_leaves_the_plant_as_it_was(
     assert (reply.outcome, reply.reason) == (Outcome.FAILED, "training")
     assert reply.vector is None
     assert digest(plant) == before
+
+
+@pytest.mark.parametrize("kind", [Kind.TRAIN, Kind.ADOPT])
+def test_a_gpu_that_is_full_fails_in_one_line(
+    plant_of: PlantOf,
+    config: FederationConfig,
+    release: Release,
+    order_for: OrderFor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: Kind,
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    plant, order = plant_of(), order_for(config, release, kind=kind)
+    before = digest(plant)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", full)
+        reply = plant.answer(order, release)
+    assert (reply.outcome, reply.reason) == (Outcome.FAILED, "training")
+    assert digest(plant) == before
+    assert "lower training.batch_size, or raise policy.gpu_memory_share" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert plant.answer(order, release).outcome is Outcome.DONE
+
+
+def test_facts_of_an_order_stay_at_the_plant(
+    plant_of: PlantOf, config: FederationConfig, release: Release, order_for: OrderFor
+) -> None:
+    plant = plant_of()
+    reply = plant.answer(order_for(config, release), release)
+    data = plant.data(config)
+    assert plant.facts["data"] == data.counts
+    training = plant.facts["training"]
+    assert training["images"] == len(data.train) * config.local_epochs
+    assert training["loss"] > 0
+    assert "images" not in reply.head()
 
 
 def test_settings_that_are_wrong_fail(

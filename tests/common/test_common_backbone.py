@@ -300,3 +300,13 @@ def test_a_tensor_that_does_not_fit_leaves_the_network_as_it_was(
         )
     after = backbone.read_tensors(small)
     assert all(np.array_equal(after[key], before[key]) for key in before)
+
+
+def test_an_outline_has_the_same_tensors_and_no_memory(model: tuple[str, Network]) -> None:
+    name, network = model
+    drawn = backbone.outline(name, classes=CLASSES, image_size=size(name))
+    assert backbone.parts(drawn) == backbone.parts(network)
+    real = network.state_dict()
+    for key, tensor in drawn.state_dict().items():
+        assert (tensor.shape, tensor.dtype) == (real[key].shape, real[key].dtype)
+    assert all(parameter.is_meta for parameter in drawn.parameters())

@@ -1,20 +1,25 @@
-"""A fleet of small numpy plants: an implementation of the seam, not a mock."""
+"""A fleet of small numpy plants: an implementation of the seam, not a mock. Databases, keys."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.config import FederationConfig
 from common.orders import Kind, Order, Outcome, Release, Reply
+from common.pki import Authority, Role, Trust
+from common.signing import Signer
 from common.update import Schema
+from server.chain import Place
 from server.federation import Federation
+from tests.server.postgres import Server, running
 
 SCHEMA = Schema({"backbone.a": (40, 3), "backbone.norm": (7,), "backbone.b": (11,)})
 TRAVELLING = frozenset({"backbone.a", "backbone.b"})
@@ -80,8 +85,8 @@ class Plants:
 class Centre:
     """Makes federations on one folder with the same run, configuration and source."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, database: str = "", signer: Signer | None = None) -> None:
+        self.home, self.database, self.signer = home, database, signer
         self.plants = Plants()
         self.config = FederationConfig(
             rounds=3, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), round_deadline=20.0
@@ -96,7 +101,10 @@ class Centre:
         server = self.config.server.model_dump() | changes.get("server", {})
         self.config = FederationConfig.model_validate(fields | {"server": server})
 
-    def open(self, **changes: Any) -> Federation:
+    def place(self, fence: int | None = None) -> Place:
+        return Place(home=self.home, database=self.database, signer=self.signer, fence=fence)
+
+    def open(self, *, fence: int | None = None, **changes: Any) -> Federation:
         settings: dict[str, Any] = {
             "fleet": self.plants,
             "config": self.config,
@@ -105,7 +113,53 @@ class Centre:
             "run": "run",
             "events": self.events.append,
         }
-        return Federation(self.home, **(settings | changes))
+        return Federation(self.place(fence), **(settings | changes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """A federation's CA, its release key, and how to make plants' keys."""
+
+    authority: Authority
+    signer: Signer
+    trust: Trust
+
+
+def make_keys(folder: Path) -> Keys:
+    authority = Authority.create(folder, federation="acme")
+    key = Ed25519PrivateKey.generate()
+    pem = authority.issue(key.public_key(), name="centre", role=Role.RELEASE, days=90)
+    signer = Signer(key=key, certificate=pem, name="centre")
+    return Keys(authority=authority, signer=signer, trust=Trust.of(folder / "ca.pem"))
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return make_keys(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest) -> str:
+    """Return the URL of a database without tables, "" for SQLite."""
+    if request.param == "sqlite":
+        return ""
+    server: Server = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of a database with no rows, "" for SQLite."""
+    if request.param == "sqlite":
+        return ""
+    server: Server = request.getfixturevalue("postgres")
+    return server.new_store(tmp_path / "template")
 
 
 @pytest.fixture
@@ -113,7 +167,7 @@ def centre(tmp_path: Path) -> Centre:
     return Centre(tmp_path / "out")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_centre() -> type[Centre]:
     return Centre
 

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from common.errors import StateError
+from common.config import FederationConfig
+from common.errors import ConfigError, IdentityError, StateError
 from common.orders import Release
+from common.token import Token
 from common.update import Schema
+from server.centre import Centre
 from server.cli import app
 from server.releases import Manifest, Releases
+from server.tables import RunRow, timestamp, utcnow
 
 
 def write(home: Path, *, number: int, parent: str | None) -> str:
@@ -51,7 +56,12 @@ def home(tmp_path: Path) -> Path:
 
 
 def call(*arguments: str) -> str:
-    done = CliRunner().invoke(app, ["releases", *arguments])
+    """Call `releases` with the folder first."""
+    return command("releases", *arguments)
+
+
+def command(*arguments: str) -> str:
+    done = CliRunner().invoke(app, list(arguments))
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code == 0, done.output
@@ -59,34 +69,35 @@ def call(*arguments: str) -> str:
 
 
 def test_list(home: Path) -> None:
-    lines = call("list", str(home)).splitlines()
+    lines = call(str(home), "list").splitlines()
+    assert call(str(home)).splitlines() == lines
     assert lines[0].split()[:3] == ["release", "round", "method"]
     assert lines[1].split()[:3] == ["0", "0", "source"]
     assert lines[3].split()[:5] == ["2", "2", "fedper", "2", "100"]
-    assert [entry["number"] for entry in json.loads(call("list", str(home), "--json"))] == [0, 1, 2]
+    assert [entry["number"] for entry in json.loads(call(str(home), "list", "--json"))] == [0, 1, 2]
 
 
 def test_show(home: Path) -> None:
-    text = call("show", str(home), "2")
+    text = call(str(home), "show", "2")
     assert "steel, 40 examples" in text
-    assert json.loads(call("show", str(home), "2", "--json"))["replies"] == {
+    assert json.loads(call(str(home), "show", "2", "--json"))["replies"] == {
         "steel": 40,
         "wood": 60,
     }
 
 
 def test_a_release_that_is_not_there(home: Path) -> None:
-    with pytest.raises(StateError, match=r"release must be one of \[0, 1, 2\], got 7"):
-        call("show", str(home), "7")
+    with pytest.raises(ConfigError, match=r"release must be one of \[0, 1, 2\], got 7"):
+        call(str(home), "show", "7")
 
 
 def test_a_folder_without_releases(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="must be the folder of a run, got one without releases"):
-        call("list", str(tmp_path / "nothing"))
+    with pytest.raises(StateError, match="that has releases, got one without"):
+        call(str(tmp_path / "nothing"))
 
 
 def test_verify(home: Path) -> None:
-    assert call("verify", str(home)) == "3 releases are what was written\n"
+    assert call(str(home), "verify") == "3 releases are what was written\n"
 
 
 def test_verify_finds_a_changed_value(home: Path) -> None:
@@ -95,10 +106,110 @@ def test_verify_finds_a_changed_value(home: Path) -> None:
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(StateError, match="damaged"):
-        call("verify", str(home))
+        call(str(home), "verify")
 
 
 def test_verify_finds_a_release_of_another_run(home: Path) -> None:
     write(home, number=3, parent="ab" * 32)
     with pytest.raises(StateError, match="must follow a release before it, got parent abab"):
-        call("verify", str(home))
+        call(str(home), "verify")
+
+
+@pytest.fixture
+def centre(tmp_path: Path) -> Centre:
+    folder = tmp_path / "centre"
+    said = command("init", str(folder), "--name", "acme", "--address", "centre.example:8443")
+    assert "transferline-server up" in said
+    return Centre.open(folder)
+
+
+def enrol(centre: Centre, plant: str) -> None:
+    """Take a plant in, as the enrolment service does."""
+    registry = centre.registry
+    secret = Token.parse(command("invite", str(centre.folder), plant)).secret
+    registry.redeem(secret, plant=plant, fingerprint="ab", link_key="key")
+    registry.enrol(
+        plant=plant,
+        certificate="pem",
+        fingerprint="ab",
+        serial="01",
+        not_after=utcnow() + timedelta(days=30),
+        link_key="key",
+        node_id=2**63 + 1,
+    )
+
+
+def test_init_chooses_the_port_of_enrolment_and_refuses_a_centre(centre: Centre) -> None:
+    assert centre.config.enrolment == "centre.example:8444"
+    with pytest.raises(StateError, match="must not hold a centre"):
+        command("init", str(centre.folder), "--name", "acme", "--address", "centre.example:8443")
+    with pytest.raises(ConfigError, match="address must be"):
+        command("init", str(centre.folder / "b"), "--name", "acme", "--address", "nonsense")
+
+
+def test_an_invitation_is_a_token_for_one_plant(centre: Centre) -> None:
+    folder = str(centre.folder)
+    token = Token.parse(command("invite", folder, "plant-a", "--valid", "7d"))
+    assert (token.plant, token.address) == ("plant-a", "centre.example:8444")
+    assert timedelta(days=6, hours=23) < token.expires - utcnow() < timedelta(days=7, minutes=1)
+    assert "plant-a" in command("plants", folder)
+    with pytest.raises(ConfigError, match="--valid must be"):
+        command("invite", folder, "plant-b", "--valid", "soon")
+    with pytest.raises(IdentityError, match="never joined"):
+        command("readmit", folder, "plant-b")
+
+
+def test_a_plant_is_listed_revoked_and_readmitted(centre: Centre) -> None:
+    folder = str(centre.folder)
+    enrol(centre, "plant-a")
+    (plant,) = json.loads(command("plants", folder, "--json"))
+    assert (plant["plant"], plant["state"], plant["connected"]) == ("plant-a", "enrolled", False)
+    centre.registry.seen(["plant-a"], at=utcnow())
+    facts = json.loads(command("status", folder, "--json"))
+    assert facts["plants"]["connected"] == ["plant-a"]
+    assert (facts["up"], facts["release"], facts["runs"]) == (False, None, [])
+    command("revoke", folder, "plant-a", "--reason", "lost laptop")
+    (plant,) = json.loads(command("plants", folder, "--json"))
+    assert (plant["state"], plant["reason"]) == ("revoked", "lost laptop")
+    assert Token.parse(command("readmit", folder, "plant-a")).plant == "plant-a"
+    assert command("log", folder, "verify") == "4 entries are whole and signed\n"
+    assert "revocation: plant plant-a, reason lost laptop" in command("log", folder)
+
+
+def test_runs_are_listed_and_stopped(centre: Centre) -> None:
+    folder = str(centre.folder)
+    with pytest.raises(ConfigError, match="must be active to be stopped, got none"):
+        command("stop", folder)
+    for name in ("first", "second"):
+        config = FederationConfig().model_dump(mode="json")
+        centre.registry.submit(RunRow(name=name, config=config, created=timestamp()))
+    centre.registry.take("first")
+    listed = json.loads(command("runs", folder, "--json"))
+    assert [(run["run"], run["state"]) for run in listed] == [
+        ("first", "running"),
+        ("second", "queued"),
+    ]
+    assert "run first" in command("status", folder)
+    assert command("stop", folder) == "run first stopping: it ends after its round\n"
+    assert command("stop", folder, "--now") == "run first stopped\n"
+    assert command("stop", folder, "second") == "run second stopped\n"
+
+
+def test_keys_are_rotated_and_the_overlap_ends(centre: Centre) -> None:
+    folder, before = str(centre.folder), centre.signer().fingerprint
+    command("rotate", folder)
+    assert centre.signer().fingerprint != before
+    assert len(centre.trust().authorities) == 1
+    assert json.loads(command("rotate", folder, "--ca", "--json"))["overlap"]
+    assert len(centre.trust().authorities) == 2
+    command("rotate", folder, "--end")
+    assert len(centre.trust().authorities) == 1
+    assert command("log", folder, "verify") == "0 entries are whole and signed\n"
+    with pytest.raises(ConfigError, match="days apart"):
+        command("rotate", folder, "--ca", "--end")
+
+
+def test_every_command_has_an_example() -> None:
+    for name in ("init", "up", "invite", "run", "status", "runs", "plants", "stop", "revoke",
+                 "readmit", "rotate", "releases", "log"):  # fmt: skip
+        assert f"Example: transferline-server {name}" in command(name, "--help")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from common.errors import StateError
 from common.orders import Release
 from common.update import Schema
 from server.releases import Releases
-from server.store import history
+from server.store import Store, history
 
 
 class Killed(BaseException):
@@ -81,22 +82,25 @@ def kill_at(call: int, function: Callable[..., Any], *, after: bool) -> Callable
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "after"),
+    ("owner", "name", "after", "every"),
     [
-        (os, "replace", False),
-        (os, "fsync", True),
-        (DefaultDialect, "do_commit", False),
-        (DefaultDialect, "do_commit", True),
-        (Session, "flush", True),
+        (os, "replace", False, 1),
+        (os, "fsync", True, 1),
+        (DefaultDialect, "do_commit", False, 1),
+        (DefaultDialect, "do_commit", True, 1),
+        (Session, "flush", True, 4),
     ],
 )
 def test_killed_at_every_write_it_ends_the_same(
-    centre: Any, undisturbed: str, owner: Any, name: str, *, after: bool
+    centre: Any, undisturbed: str, owner: Any, name: str, *, after: bool, every: int
 ) -> None:
     original = getattr(owner, name)
     deaths = 0
-    for call in range(1, 1000):
+    tables = centre.home.parent / "tables"
+    Store(tables)
+    for call in range(1, 1000, every):
         shutil.rmtree(centre.home, ignore_errors=True)
+        shutil.copytree(tables, centre.home)
         centre.plants.outbox.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(owner, name, kill_at(call, original, after=after))
@@ -366,45 +370,73 @@ def test_a_read_only_folder(centre: Any, make_centre: Any, small_disk: Path) -> 
 
 
 SCRIPT = """
-import os, shutil, sys
+import json, os, shutil, sys
 from pathlib import Path
 import importlib.util
 
+from sqlalchemy.engine.default import DefaultDialect
+from server.audit import verify
+from server.store import Store
+
 spec = importlib.util.spec_from_file_location("plants", sys.argv[1])
 plants = importlib.util.module_from_spec(spec)
+sys.modules["plants"] = plants
 spec.loader.exec_module(plants)
-home, real = Path(sys.argv[2]), os.fsync
+home, cases = Path(sys.argv[2]), json.loads(sys.argv[3])
+keys = plants.make_keys(home.parent / "pki")
 
-for call in range(2, 24, 4):
+def dying(function, call, after):
+    left = [call]
+    def counting(*arguments):
+        left[0] -= 1
+        if not left[0] and not after:
+            os.kill(os.getpid(), 9)
+        function(*arguments)
+        if not left[0]:
+            os.kill(os.getpid(), 9)
+    return counting
+
+for where, call, after, database in cases:
     shutil.rmtree(home, ignore_errors=True)
+    centre = plants.Centre(home, database, keys.signer)
     child = os.fork()
     if child == 0:
-        left = [call]
-        def dying(handle):
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), 9)
-            real(handle)
-        os.fsync = dying
-        plants.Centre(home).open().run()
+        owner, name = {"fsync": (os, "fsync"), "commit": (DefaultDialect, "do_commit")}[where]
+        setattr(owner, name, dying(getattr(owner, name), call, after))
+        centre.open().run()
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    print(os.WTERMSIG(status), plants.Centre(home).open().run().hash)
+    last = centre.open().run().hash
+    faults = verify(Store(home, database), trust=keys.trust).faults
+    print(json.dumps([os.WTERMSIG(status), last, faults]))
 """
 
 
-def test_really_killed_it_ends_the_same(centre: Any, make_centre: Any, memory: Path) -> None:
-    """With SIGKILL no `finally` runs, as when the power goes."""
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_really_killed_it_ends_the_same(
+    centre: Any, make_centre: Any, memory: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """With SIGKILL no `finally` runs, as when the power goes. The signed log stays whole too."""
+    if kind == "sqlite":
+        cases = [("fsync", call, False, "") for call in range(2, 30, 7)]
+        cases += [("commit", 6, after, "") for after in (False, True)]
+    else:
+        server = request.getfixturevalue("postgres")
+        cases = [
+            ("commit", call, after, server.new_store(memory / "template"))
+            for call in (2, 3, 5)
+            for after in (False, True)
+        ]
     centre.config = make_centre(memory).config
     expected = centre.open().run().hash
     conftest = Path(__file__).with_name("conftest.py")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(conftest), str(memory / "killed")],
+        [sys.executable, "-c", SCRIPT, conftest, memory / "killed", json.dumps(cases)],
         check=True,
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
     )
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert [line[0] for line in lines].count("9") >= 5
-    assert {line[1] for line in lines} == {expected}
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == len(cases)
+    assert all(result == [9, expected, []] for result in results), results

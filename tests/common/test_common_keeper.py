@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from simulation import keeper
+from common import keeper
 
 #: Starts a child in a session of its own that is deaf to SIGTERM, and one that is orphaned.
 TREE = """
@@ -34,7 +34,7 @@ def start(folder: Path, *, seconds: float) -> tuple[subprocess.Popen[str], list[
     (folder / "file").touch()
     command = [sys.executable, "-c", TREE.format(seconds=seconds)]
     process = subprocess.Popen(
-        [sys.executable, "-I", keeper.__file__, str(folder), *command],
+        [sys.executable, "-I", keeper.__file__, "--remove", str(folder), "--", *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -78,7 +78,7 @@ def test_it_ends_all_when_it_is_terminated(kept: Kept) -> None:
     time.sleep(0.3)
     assert left(pids) == pids
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(20) == keeper.TOLD
     assert left(pids) == []
     assert not folder.exists()
 
@@ -106,7 +106,10 @@ keeper.wait()"
     (tmp_path / "home").mkdir()
     command = [sys.executable, "-c", TREE.format(seconds=100)]
     with subprocess.Popen(
-        [sys.executable, "-c", code, keeper.__file__, str(tmp_path / "home"), *command],
+        [
+            *(sys.executable, "-c", code, keeper.__file__),
+            *("--remove", str(tmp_path / "home"), "--", *command),
+        ],
         stdout=subprocess.PIPE,
         text=True,
     ) as parent:

@@ -1,0 +1,218 @@
+"""Injects every fault of a list into a real deployment and writes down what was seen.
+
+    python benchmarks/faults.py                       # all groups; continues where it stopped
+    python benchmarks/faults.py --group processes     # one group
+    python benchmarks/faults.py --case SuperLink      # cases whose name holds a word, once more
+    python benchmarks/faults.py --report              # only write docs/reliability.md again
+
+A centre and three plants run as real processes, each plant behind a TCP proxy of its own, with a
+long run of rounds in progress; every case disturbs a round. See `tests.e2e.scene`. What was seen is
+kept in ``out/benchmarks/faults.json`` after each case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))
+
+from tests.e2e.faults import clocks, damage, disk, identity, kills, network, plants  # noqa: E402
+from tests.e2e.harness import Centre, deployment  # noqa: E402
+from tests.e2e.made_up import write_plants  # noqa: E402
+from tests.e2e.moments import at, round_closed  # noqa: E402
+from tests.e2e.processes import LateError  # noqa: E402
+from tests.e2e.scene import NAMES, Case, Scene, Seen, play  # noqa: E402
+from tests.e2e.undisturbed import settings, undisturbed  # noqa: E402
+
+OUT = HERE.parent / "out/benchmarks/faults.json"
+DOCS = HERE.parent / "docs/reliability.md"
+MANY = 500  #: rounds of the run, which is stopped when the cases are over
+STEPS = 30
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that share a deployment.
+
+    Attributes
+    ----------
+    plants, deadline : quorum, and seconds of a round.
+    same : rounds in which every reply was counted are compared with the undisturbed run's.
+    small_disks : centre and one plant get a small tmpfs.
+    """
+
+    title: str
+    cases: Sequence[Case]
+    plants: int = 3
+    deadline: float = 900.0
+    same: bool = True
+    small_disks: bool = False
+
+
+GROUPS = {
+    "processes": Group("Processes killed", kills.CASES),
+    "network": Group("Network", network.CASES),
+    "plants": Group("Plants", plants.CASES, plants=2, deadline=plants.DEADLINE, same=False),
+    "disk": Group("Full disks", disk.CASES, plants=2, deadline=300.0, same=False, small_disks=True),
+    "damage": Group("Damaged files", damage.CASES, plants=2, deadline=300.0, same=False),
+    "clocks": Group("Clocks", clocks.CASES, deadline=300.0),
+    "identity": Group("Identity", identity.CASES, same=False),
+}
+
+
+def main() -> None:
+    """Play what is left, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--group", choices=GROUPS, help="only this group")
+    parser.add_argument("--case", default="", help="only cases whose name holds this, again")
+    parser.add_argument("--report", action="store_true", help="only write the page")
+    parser.add_argument("--keep", type=Path, help="folder for the deployments, which is kept")
+    given = parser.parse_args()
+    seen = read()
+    for name, group in GROUPS.items():
+        if given.report or given.group not in (None, name):
+            continue
+        chosen = [case for case in group.cases if given.case in case.name]
+        left = chosen if given.case else [c for c in chosen if c.name not in seen.get(name, {})]
+        if left:
+            play_group(name, group, left, seen, keep=given.keep)
+    DOCS.write_text(page(seen))
+    print(f"written to {DOCS}")
+
+
+def play_group(
+    name: str, group: Group, cases: Sequence[Case], seen: dict[str, Any], *, keep: Path | None
+) -> None:
+    """Play cases in one deployment; one that got stuck ends it."""
+    with staged(group, keep=keep and keep / name) as scene:
+        for number, case in enumerate(cases, start=1):
+            print(f"{name} {number}/{len(cases)}: {case.name} ...", file=sys.stderr, flush=True)
+            try:
+                found = play(scene, case)
+            except (LateError, AssertionError, OSError) as error:
+                text = " ".join(str(error).split())[:300]
+                found = Seen(name=case.name, outcome=f"STUCK: {text}", seconds=0.0, ok=False)
+            seen.setdefault(name, {})[case.name] = asdict(found)
+            write(seen)
+            print(f"    {found.outcome} ({found.seconds} s)", file=sys.stderr, flush=True)
+            if found.outcome.startswith("STUCK"):
+                return
+        if group.same and any(not case.alone for case in cases):
+            compare(name, group, scene, seen)
+
+
+@contextmanager
+def staged(group: Group, *, keep: Path | None) -> Iterator[Scene]:
+    """Start a deployment with a run in progress; end it."""
+    with ExitStack() as stack:
+        if keep is None:
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tl-")))
+        else:
+            root = keep.absolute()
+            root.mkdir(parents=True)
+        write_plants(root / "data")
+        if group.small_disks:
+            stack.enter_context(disk.small_disks(root))
+        federation = settings(
+            rounds=MANY, steps=STEPS, plants=group.plants, deadline=group.deadline
+        )
+        centre, found = stack.enter_context(
+            deployment(root, federation=federation, data=root / "data", names=NAMES)
+        )
+        if group.small_disks:
+            found["ash"].replace(r"^disk_free = .*$", "disk_free = 0.0")
+        scene = Scene(root=root, centre=centre, plants=found, run=centre.run())
+        at(round_closed(centre, scene.run, 1), what="end of round 1")
+        yield scene
+
+
+def compare(name: str, group: Group, scene: Scene, seen: dict[str, Any]) -> None:
+    """Stop the run and compare all releases with those of an undisturbed one."""
+    centre: Centre = scene.centre
+    centre.command("stop", str(centre.folder))
+    centre.finish(scene.run)
+    releases = centre.releases()
+    print(f"{name}: {len(releases) - 1} rounds undisturbed ...", file=sys.stderr, flush=True)
+    federation = settings(
+        rounds=len(releases) - 1, steps=STEPS, plants=group.plants, deadline=group.deadline
+    )
+    expected = undisturbed(
+        scene.root / "undisturbed", federation=federation, data=scene.root / "data", names=NAMES
+    )
+    for one in seen[name].values():
+        if one["release"] and one["release"] in releases.values():
+            one["same"] = expected.get(one["round"]) == one["release"]
+    write(seen)
+
+
+def read() -> dict[str, Any]:
+    """Return what was seen so far."""
+    found: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {}
+    return found
+
+
+def write(seen: dict[str, Any]) -> None:
+    """Keep what was seen."""
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(seen, indent=2) + "\n")
+
+
+HEAD = """\
+# Reliability: what was injected, what was seen
+
+Written by `benchmarks/faults.py`, {day}. A centre and three plants as real processes on one machine
+of two cores (SuperLink, nginx, ServerApp; daemon, training process, link, SuperNode, bridge), TLS,
+enrolment and node authentication, each plant behind a TCP proxy of its own. A run of rounds is in
+progress; each case disturbs one round. `up` is started again after a kill, as systemd would;
+everything else must come back by itself.
+
+*Same release* compares the hash of the release after the round with that of the local simulation of
+the same seed, which nothing disturbed. Seconds are from the case's begin to the end of its round;
+a round that nothing disturbs takes about {normal:.0f} here.
+
+The named moments: *order sent* (the round's order goes out), *training* (the daemon has handed it
+to the training process), *reply filed* (the answer is in the plant's outbox), *reply on its way*
+(200 kB of 1.4 MB are up), *commit* (the release's file is there, its row may not be), *between
+rounds*.
+"""
+
+
+def page(seen: dict[str, Any]) -> str:
+    """Return docs/reliability.md."""
+    quick = [
+        one["seconds"] for one in seen.get("processes", {}).values() if "bridge" not in one["name"]
+    ]
+    normal = min(quick, default=0.0)
+    parts = [HEAD.format(day=time.strftime("%Y-%m-%d"), normal=normal)]
+    for name, group in GROUPS.items():
+        rows = seen.get(name, {})
+        parts.append(f"\n## {group.title}\n\n")
+        if not rows:
+            parts.append("Not run yet.\n")
+            continue
+        parts.append("| injected | seen | seconds | same release |\n|---|---|---:|---|\n")
+        for case in group.cases:
+            if (one := rows.get(case.name)) is not None:
+                same = {True: "yes", False: "**no**", None: ""}[one.get("same")]
+                mark = "" if one["ok"] else "**not as expected:** "
+                text = one["outcome"].replace("|", "\\|")
+                parts.append(f"| {case.name} | {mark}{text} | {one['seconds']:.0f} | {same} |\n")
+        left = [case.name for case in group.cases if case.name not in rows]
+        if left:
+            parts.append(f"\nNot run yet: {'; '.join(left)}.\n")
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    main()

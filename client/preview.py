@@ -1,0 +1,161 @@
+"""What would leave the plant, worked out from settings alone: nothing is read, sent or trained.
+
+The network is drawn without weights, and the update is described by the code that cuts it
+(`common.sharing`, `client.protection`), so that what is shown and what is sent cannot differ. A
+test compares `BESIDE` with the fields of a reply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from client.protection import Step, steps
+from client.protection.validate import Validate
+from common.backbone import Part, outline, parts, travelling
+from common.config import FederationConfig, PlantConfig
+from common.sharing import FEDERATED
+
+DTYPE = "float32"
+WIDTH = 4  #: bytes of a value
+
+#: What goes with an update, by the field of a reply.
+BESIDE = {
+    "plant": "the plant's name",
+    "run": "which run it answers, as it was asked",
+    "round": "which round it answers, as it was asked",
+    "release": "hash of the release that it was trained from, as it was asked",
+    "outcome": "done, declined or failed",
+    "reason": "if not done: a fixed word, or the sentence of your own policy",
+    "schema": "hash of the names and shapes above",
+    "weight": "number of training images",
+    "scores": "balanced accuracy and loss on the validation images, before and after training",
+    "seconds": "how long each phase took",
+    "notes": "after the last round: whether the release was adopted, by what difference, and on "
+    "how many validation images",
+    "vector": "the tensors above, as one flat array: trained minus released values",
+}
+
+#: What goes with every message, and what the plant said of itself when it joined.
+ALWAYS = {
+    "signature": "of the plant's identity key over all of this, with its certificate",
+    "joining": "the plant's name and public keys, once; a new certificate request now and then",
+    "link": "SuperNode's signs of life, signed by the link's key, from this machine's address",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Travelling:
+    """One tensor of an update."""
+
+    name: str
+    shape: tuple[int, ...]
+    part: Part
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return WIDTH * prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What one round would send.
+
+    Attributes
+    ----------
+    tensors : what travels, in the order in which it lies in the flat array.
+    kept : bytes of the tensors that stay, by part of the network.
+    arrives : bytes of the release that comes in.
+    protection : steps between "trained" and "sent", one line each.
+    open : whether the centre can read this plant's update.
+    beside : what goes with it.
+    dtype : of every value that travels.
+    """
+
+    tensors: tuple[Travelling, ...]
+    kept: dict[Part, int]
+    arrives: int
+    protection: tuple[str, ...]
+    open: bool
+    beside: dict[str, str] = field(default_factory=lambda: BESIDE | ALWAYS)
+    dtype: str = DTYPE
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensors that travel."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        return {
+            "tensors": [
+                {**asdict(tensor), "dtype": self.dtype, "bytes": tensor.size}
+                for tensor in self.tensors
+            ],
+            "bytes": self.size,
+            "bytes_arriving": self.arrives,
+            "bytes_that_stay": {str(part): size for part, size in self.kept.items()},
+            "beside": self.beside,
+            "protection": list(self.protection),
+            "readable_by_the_centre": self.open,
+        }
+
+
+def preview(config: FederationConfig, *, classes: int) -> Preview:
+    """Work out what a round by these settings would send.
+
+    Parameters
+    ----------
+    classes : outputs of the plant's head; where the head travels the settings say how many.
+
+    Raises
+    ------
+    BackboneError
+        If the backbone is unknown or cannot take images of this size.
+    """
+    sharing = FEDERATED[config.method]
+    count = len(config.classes) if sharing.head and config.classes else classes
+    network = outline(config.backbone, classes=count, image_size=config.image_size)
+    known, state = parts(network), network.state_dict()
+    chosen = travelling(network, head=sharing.head, norm=config.norm_travels)
+    every = [Travelling(name=n, shape=tuple(state[n].shape), part=p) for n, p in known.items()]
+    kept = dict.fromkeys(Part, 0)
+    for tensor in every:
+        if tensor.name not in chosen:
+            kept[tensor.part] += tensor.size
+    protection = steps(config)
+    return Preview(
+        tensors=tuple(tensor for tensor in every if tensor.name in chosen),
+        kept={part: size for part, size in kept.items() if size},
+        arrives=sum(t.size for t in every if t.part is not Part.HEAD or sharing.head),
+        protection=tuple(_said(step) for step in protection),
+        open=all(isinstance(step, Validate) for step in protection),
+    )
+
+
+def classes_of(folder: Path, settings: PlantConfig) -> int:
+    """Return how many classes a plant has; 2 where its data is not to be had now."""
+    if settings.classes:
+        return len(settings.classes)
+    try:
+        found = [one for one in (folder / settings.data).iterdir() if one.is_dir()]
+    except OSError:
+        return 2
+    return max(2, sum(not one.name.startswith(".") for one in found))
+
+
+def _said(step: Step) -> str:
+    """Return a step as one line: its name, its numbers, what it does."""
+    settings: list[str] = []
+    if is_dataclass(step):
+        settings = [
+            f"{f.name.replace('_', ' ')} {getattr(step, f.name):g}"
+            for f in fields(step)
+            if isinstance(getattr(step, f.name), int | float)
+        ]
+    name = type(step).__name__.lower()
+    what = (type(step).__doc__ or "").strip().splitlines()[0]
+    return f"{name} ({', '.join(settings)}): {what}" if settings else f"{name}: {what}"

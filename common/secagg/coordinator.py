@@ -1,0 +1,293 @@
+"""The centre's side: collects, adds, and recovers just enough secrets to take the masks off.
+
+It holds one accumulator, whatever the number of plants. A recovered secret is verified against what
+its plant advertised before it is used; a wrong share is found and its plant named, never averaged
+in. When too few are left the session fails and nothing was learned.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from itertools import islice
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from common.errors import AggregationError
+from common.pki import Role, Trust
+from common.secagg import shares
+from common.secagg.encoding import Total, decode
+from common.secagg.keys import commit, pair_key, self_key
+from common.secagg.masks import Words, add_masks
+from common.secagg.member import (
+    CONFIRM,
+    CONFIRMED,
+    MASKED,
+    SHARES,
+    UNMASK,
+    UNMASKED,
+    hash_of,
+)
+from common.secagg.roster import Roster, raw
+from common.secagg.terms import Terms, listed
+from common.signing import Sealed, Signer, open_seal, seal
+
+TRIES = 200  #: choices of shares before a secret is given up
+
+
+class Coordinator:
+    """One session at the centre.
+
+    Parameters
+    ----------
+    roster : of the adverts that arrived; what goes out as set-up is its texts.
+    signer : the centre's release key.
+
+    Raises
+    ------
+    AggregationError
+        From every method: if a message does not fit or too few plants are left.
+    IdentityError
+        From every method that takes a message: if its signature is not sound.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        *,
+        signer: Signer,
+        trust: Trust,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.roster = roster
+        self._signer, self._trust, self._now = signer, trust, now
+        self._boxes: dict[bytes, Mapping[str, str]] = {}
+        self._terms: Terms | None = None
+        self._sum: Words | None = None
+        self._masked: set[bytes] = set()
+        self._confirmations: dict[bytes, str] = {}
+        self._b: dict[bytes, dict[int, bytes]] = {}
+        self._s: dict[bytes, dict[int, bytes]] = {}
+        self._unmasked: set[bytes] = set()
+        #: Names of plants whose shares were wrong.
+        self.liars: set[str] = set()
+
+    # Set-up.
+
+    @property
+    def setup(self) -> tuple[str, ...]:
+        """The adverts, for every plant."""
+        return tuple(advert.text for advert in self.roster.adverts)
+
+    def take_shares(self, text: str) -> bytes:
+        """Take one plant's ciphertexts; return the plant."""
+        plant, fields = self._open(text, SHARES)
+        boxes = fields.get("boxes")
+        others = [one for one in self.roster.plants if one != plant]
+        if raw(fields, "roster", size=32) != self.roster.hash or not isinstance(boxes, dict):
+            raise AggregationError("shares must be for this roster, got others")
+        if sorted(boxes) != listed(others) or not all(isinstance(x, str) for x in boxes.values()):
+            raise AggregationError("shares must be one ciphertext for each other plant")
+        self._boxes[plant] = boxes
+        return plant
+
+    @property
+    def cohort(self) -> tuple[bytes, ...]:
+        """Plants whose shares arrived, sorted."""
+        return tuple(sorted(self._boxes))
+
+    def boxes_for(self, plant: bytes) -> dict[str, str]:
+        """Return the ciphertexts that go to a plant with the order, by sender."""
+        assert self._terms is not None
+        me = plant.hex()
+        return {one.hex(): self._boxes[one][me] for one in self._terms.cohort if one != plant}
+
+    # Masking.
+
+    def order(self, terms: Terms) -> None:
+        """Begin to collect vectors for sealed terms."""
+        if len(terms.cohort) < self.roster.threshold or terms.cohort != self.cohort:
+            raise AggregationError(
+                f"the cohort must be the {len(self.cohort)} plants that shared, at least "
+                f"{self.roster.threshold}; got {len(terms.cohort)}; set up anew"
+            )
+        self._terms = terms
+        self._sum = np.zeros(terms.encoding.words, np.uint64)
+
+    def take_masked(self, text: str, words: Words) -> bytes:
+        """Add one masked vector to the sum; return the plant."""
+        terms, total = self._terms, self._sum
+        assert terms is not None
+        assert total is not None
+        plant, fields = self._open(text, MASKED)
+        if plant not in terms.cohort or plant in self._masked:
+            raise AggregationError("a vector must come once from each plant of the cohort")
+        if raw(fields, "order", size=32) != terms.hash:
+            raise AggregationError("vector must be for this order, got one for another")
+        if words.shape != total.shape or words.dtype != np.uint64:
+            raise AggregationError(f"vector must be {total.size} words, got {words.shape}")
+        if fields.get("payload") != hash_of(words):
+            raise AggregationError("vector must be as its plant signed it, it was altered")
+        total += words
+        self._masked.add(plant)
+        return plant
+
+    # Unmasking.
+
+    @property
+    def survivors(self) -> tuple[bytes, ...]:
+        """Plants whose vectors are in the sum; at least the threshold."""
+        if len(self._masked) < self.roster.threshold:
+            raise AggregationError(
+                f"at least {self.roster.threshold} vectors must have arrived, got "
+                f"{len(self._masked)}; the model is unchanged"
+            )
+        return tuple(sorted(self._masked))
+
+    @property
+    def dropped(self) -> tuple[bytes, ...]:
+        """Plants of the cohort whose vectors are missing."""
+        assert self._terms is not None
+        return tuple(plant for plant in self._terms.cohort if plant not in self._masked)
+
+    def confirm_request(self) -> str:
+        """Return what survivors are asked to sign; needed only if somebody dropped out."""
+        return self._request(CONFIRM, {})
+
+    def take_confirmation(self, text: str) -> bytes:
+        """Keep one survivor's signature on the set."""
+        plant, fields = self._open(text, CONFIRMED)
+        if plant not in self._masked or fields.get("survivors") != listed(self.survivors):
+            raise AggregationError("confirmation must be of a survivor, for this set")
+        self._confirmations[plant] = text
+        return plant
+
+    def unmask_request(self) -> str:
+        """Return what asks survivors for their shares; the same text if it is sent again."""
+        survivors, dropped = self.survivors, self.dropped
+        fields: dict[str, object] = {"dropped": listed(dropped), "confirmations": []}
+        if dropped:
+            if len(self._confirmations) < self.roster.threshold:
+                raise AggregationError(
+                    f"{self.roster.threshold} of {len(survivors)} survivors must confirm, got "
+                    f"{len(self._confirmations)}; the model is unchanged"
+                )
+            texts = sorted(self._confirmations.items())[: self.roster.threshold]
+            fields["confirmations"] = [text for _, text in texts]
+        return self._request(UNMASK, fields)
+
+    def take_unmasked(self, text: str) -> bytes:
+        """Keep one survivor's shares."""
+        plant, fields = self._open(text, UNMASKED)
+        if plant not in self._masked:
+            raise AggregationError("shares must be of a survivor")
+        index = self.roster.index(plant)
+        b, s = fields.get("b"), fields.get("s")
+        if not isinstance(b, dict) or not isinstance(s, dict):
+            raise AggregationError("shares must be listed by plant")
+        if sorted(b) != listed(self.survivors) or sorted(s) != listed(self.dropped):
+            raise AggregationError("shares must be for each survivor and each dropped plant")
+        for kept, said, owners in ((self._b, b, self.survivors), (self._s, s, self.dropped)):
+            for owner in owners:
+                share = raw(said, owner.hex(), size=shares.SHARE)
+                kept.setdefault(owner, {})[index] = share
+        self._unmasked.add(plant)
+        return plant
+
+    def total(self, *, threads: int = 1) -> Total:
+        """Take the masks off and read the sum."""
+        terms, total = self._terms, self._sum
+        assert terms is not None
+        assert total is not None
+        if len(self._unmasked) < self.roster.threshold:
+            raise AggregationError(
+                f"at least {self.roster.threshold} survivors must give their shares, got "
+                f"{len(self._unmasked)}; the model is unchanged"
+            )
+        plus: list[bytes] = []
+        minus = [
+            self_key(self._recover_b(plant), order=terms.hash, plant=plant)
+            for plant in self.survivors
+        ]
+        for gone in self.dropped:
+            key = self._recover_s(gone)
+            for plant in self.survivors:
+                pair = (min(plant, gone), max(plant, gone))
+                theirs = self.roster.advert(plant).s
+                mask = pair_key(key, theirs, order=terms.hash, pair=pair)
+                (minus if pair[0] == plant else plus).append(mask)
+        add_masks(total, plus=plus, minus=minus, threads=threads)
+        self._sum = None
+        return decode(total, encoding=terms.encoding, survivors=len(self.survivors))
+
+    def _recover_b(self, plant: bytes) -> bytes:
+        advert = self.roster.advert(plant)
+
+        def fits(secret: bytes) -> bool:
+            return commit(secret, self.roster.sid, plant) == advert.commitment
+
+        return self._recover(self._b[plant], fits, advert.name)
+
+    def _recover_s(self, plant: bytes) -> X25519PrivateKey:
+        advert = self.roster.advert(plant)
+
+        def key_of(secret: bytes) -> X25519PrivateKey:
+            return X25519PrivateKey.from_private_bytes(secret)
+
+        def fits(secret: bytes) -> bool:
+            return key_of(secret).public_key().public_bytes_raw() == advert.s
+
+        return key_of(self._recover(self._s[plant], fits, advert.name))
+
+    def _recover(
+        self, held: Mapping[int, bytes], fits: Callable[[bytes], bool], name: str
+    ) -> bytes:
+        """Return a secret that fits, trying one choice of shares after another."""
+        most = self.roster.threshold
+        for chosen in islice(_choices(sorted(held), most), TRIES):
+            secret = shares.recover({index: held[index] for index in chosen}, threshold=most)
+            if secret is not None and fits(secret):
+                self._name_liars(held, chosen)
+                return secret
+        raise AggregationError(
+            f"the secret of {name} must come out of its shares, {len(held)} gave none that fits; "
+            "the model is unchanged"
+        )
+
+    def _name_liars(self, held: Mapping[int, bytes], chosen: Sequence[int]) -> None:
+        """Find shares that are not on the polynomial of those that gave the secret."""
+        for index in set(held) - set(chosen):
+            sound = {one: held[one] for one in chosen}
+            if shares.at(sound, index) != held[index]:
+                self.liars.add(self.roster.adverts[index - 1].name)
+
+    def _request(self, kind: str, fields: Mapping[str, object]) -> str:
+        assert self._terms is not None
+        said = {
+            "sid": asdict(self.roster.sid),
+            "order": self._terms.hash.hex(),
+            "survivors": listed(self.survivors),
+            **fields,
+        }
+        return seal(kind, said, signer=self._signer)
+
+    def _open(self, text: str, kind: str) -> tuple[bytes, Mapping[str, object]]:
+        sealed: Sealed = open_seal(
+            text, kind=kind, trust=self._trust, role=Role.PLANT, at=self._now()
+        )
+        plant = bytes.fromhex(sealed.signer.fingerprint)
+        self.roster.index(plant)
+        if raw(sealed.fields, "sid") != self.roster.sid.to_bytes():
+            raise AggregationError(f"message of {sealed.signer.name} must be for this session")
+        return plant, sealed.fields
+
+
+def _choices(indices: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
+    """Yield the first choice, then choices by lot: one wrong share spoils most that are near."""
+    yield tuple(indices[:count])
+    lot = random.Random(0)  # which is tried first is no secret
+    while True:
+        yield tuple(sorted(lot.sample(list(indices), count)))

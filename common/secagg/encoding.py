@@ -1,0 +1,252 @@
+"""From an update to words that can be added under masks, and back from the sum.
+
+A value is weighted, clipped to the bound, scaled to a signed integer of ``bits``, made unsigned by
+an offset, and packed into fields of 64-bit words: the lowest fields of all words hold the first
+stretch of the vector, the next fields the next. A field is wide enough for the sum over the whole
+cohort, so no sum can carry into the next. After the fields come whole words, the lanes: two
+constants whose sums must be the number of plants times them, the weight, and the count of values
+that were clipped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+
+from common.errors import AggregationError, UpdateError
+from common.secagg.masks import CHUNK, Words
+
+Vector = npt.NDArray[np.float32]
+
+ONE, MARK = 1, 0x5EC_A66  #: the constant lanes
+LANES = 4
+_MOST = 100  #: plants
+_NUMBERS = 16  #: of 32 bits, in a block of ChaCha20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How the vectors of one round become words; the same for each plant of the cohort.
+
+    Attributes
+    ----------
+    size : values in a vector.
+    bits : of one value, sign included, 2 to 32.
+    bound : values beyond it are clipped.
+    max_weight : of one plant.
+    plants : size of the cohort, 1 to 100.
+    """
+
+    size: int
+    bits: int
+    bound: float
+    max_weight: int
+    plants: int
+
+    def __post_init__(self) -> None:
+        """Refuse what could overflow.
+
+        Raises
+        ------
+        AggregationError
+            If a number is out of its range.
+        """
+        limits = {
+            "size": (self.size, 1, 2**40),
+            "bits": (self.bits, 2, 32),
+            "max_weight": (self.max_weight, 1, (2**32 - 1) // _MOST),
+            "plants": (self.plants, 1, _MOST),
+        }
+        for name, (value, low, high) in limits.items():
+            if not low <= value <= high:
+                raise AggregationError(f"encoding.{name} must be {low} to {high}, got {value}")
+        if not (math.isfinite(self.bound) and self.bound > 0):
+            raise AggregationError(f"encoding.bound must be above 0, got {self.bound}")
+
+    @property
+    def field(self) -> int:
+        """Bits of one field: a value and the carry of the sum."""
+        return self.bits + math.ceil(math.log2(self.plants)) if self.plants > 1 else self.bits
+
+    @property
+    def per_word(self) -> int:
+        return 64 // self.field
+
+    @property
+    def packed(self) -> int:
+        """Words that hold the values."""
+        return -(-self.size // self.per_word)
+
+    @property
+    def words(self) -> int:
+        """Words in all, lanes included."""
+        return self.packed + LANES
+
+    @property
+    def steps(self) -> int:
+        """Integer that the bound becomes."""
+        return int(2 ** (self.bits - 1) - 1)
+
+    def to_bytes(self) -> bytes:
+        """Return the fields as text, for what a signature or a hash covers."""
+        return repr((self.size, self.bits, self.bound, self.max_weight, self.plants)).encode()
+
+
+class Packer:
+    """Encodes one vector, chunk by chunk (`common.secagg.masks.add_masks` calls `fill`).
+
+    Parameters
+    ----------
+    vector : float32, shape (size,); finite.
+    weight : examples behind it, 1 to ``max_weight``.
+    rounding : 32 fresh secret bytes for stochastic rounding; None rounds to nearest.
+
+    Attributes
+    ----------
+    clipped : values beyond the bound.
+
+    Raises
+    ------
+    UpdateError
+        If the vector has another size or a value is NaN or infinite, or the weight is out of range.
+    """
+
+    def __init__(
+        self,
+        vector: Vector,
+        *,
+        weight: int,
+        encoding: Encoding,
+        rounding: bytes | None = None,
+    ) -> None:
+        if vector.shape != (encoding.size,) or vector.dtype != np.float32:
+            raise UpdateError(
+                f"update must be float32 of shape ({encoding.size},), got {vector.dtype} "
+                f"{vector.shape}"
+            )
+        if not 1 <= weight <= encoding.max_weight:
+            raise UpdateError(f"weight must be 1 to {encoding.max_weight}, got {weight}")
+        self._vector, self._encoding, self._rounding = vector, encoding, rounding
+        self._weight = weight
+        self.clipped = sum(
+            _beyond(vector[start : start + CHUNK], encoding.bound)
+            for start in range(0, vector.size, CHUNK)
+        )
+
+    def fill(self, words: Words, start: int, stop: int) -> None:
+        """Write words[start:stop]; threads may write different chunks at once."""
+        encoding = self._encoding
+        packed = words[start : min(stop, encoding.packed)]
+        if packed.size:
+            self._pack(packed, start)
+        if stop > encoding.packed:
+            lanes = (ONE, MARK, self._weight, self.clipped)
+            first = max(start, encoding.packed)
+            words[first:stop] = lanes[first - encoding.packed : stop - encoding.packed]
+
+    def _pack(self, words: Words, start: int) -> None:
+        """Encode what the words from ``start`` on hold: a field is a stretch of the vector."""
+        encoding, shifted = self._encoding, np.empty(words.size, np.uint64)
+        for place in range(encoding.per_word):
+            first = place * encoding.packed + start
+            values = self._vector[first : first + words.size]
+            if self._rounding is None:
+                number = self._integers(values, None)
+            else:
+                # Each field has its own stretch of the stream, entered at a block.
+                skipped = place * -(-encoding.packed // _NUMBERS) * _NUMBERS + start
+                number = self._integers(values, _fractions(self._rounding, skipped, values.size))
+            target = words if place == 0 else shifted
+            target[: number.size] = number
+            target[number.size :] = self._zero  # past the end of the vector
+            if place:
+                np.left_shift(shifted, np.uint64(place * encoding.field), out=shifted)
+                np.bitwise_or(words, shifted, out=words)
+
+    @property
+    def _zero(self) -> int:
+        return int(2 ** (self._encoding.bits - 1))
+
+    def _integers(
+        self, values: Vector, fractions: npt.NDArray[np.float64] | None
+    ) -> npt.NDArray[np.integer]:
+        """Return values as integers from 0 to 2^bits - 1."""
+        encoding = self._encoding
+        share = self._weight / encoding.max_weight
+        # float32 holds integers up to 2^24 exactly; a fraction to round by needs some of its bits.
+        small = encoding.bits <= (24 if fractions is None else 16)
+        scaled: npt.NDArray[np.floating] = values if small else values.astype(np.float64)
+        scaled = np.multiply(scaled, scaled.dtype.type(share * encoding.steps / encoding.bound))
+        if fractions is None:
+            np.rint(scaled, out=scaled)
+        else:
+            np.add(scaled, fractions.astype(scaled.dtype), out=scaled)
+            np.floor(scaled, out=scaled)
+        # Clamped after scaling: rounding must not step over the edge.
+        edge = int(share * encoding.steps)
+        np.clip(scaled, -edge, edge, out=scaled)
+        np.add(scaled, self._zero, out=scaled)
+        return scaled.astype(np.uint32 if small else np.uint64)
+
+
+def _beyond(values: Vector, bound: float) -> int:
+    """Count values beyond the bound; UpdateError if one is not finite."""
+    if not np.isfinite(values).all():
+        raise UpdateError("update must be finite, got NaN or infinity")
+    return int(np.count_nonzero(np.abs(values) > bound))
+
+
+def _fractions(key: bytes, first: int, count: int) -> npt.NDArray[np.float64]:
+    """Return numbers of 0 to below 1 from a key stream, those from position ``first`` on."""
+    assert first % _NUMBERS == 0
+    position = (first // _NUMBERS).to_bytes(4, "little") + bytes(12)
+    stream = Cipher(algorithms.ChaCha20(key, position), mode=None).encryptor()
+    return np.frombuffer(stream.update(bytes(4 * count)), dtype="<u4") / 2.0**32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """What a sum says.
+
+    Attributes
+    ----------
+    vector : float64, shape (size,): the sum of weight times update.
+    weight : the sum of weights.
+    clipped : values clipped, over all plants.
+    """
+
+    vector: npt.NDArray[np.float64]
+    weight: int
+    clipped: int
+
+
+def decode(words: Words, *, encoding: Encoding, survivors: int) -> Total:
+    """Read a sum of ``survivors`` encoded vectors.
+
+    Raises
+    ------
+    AggregationError
+        If the lanes or a field are not those of so many plants.
+    """
+    one, mark, weight, clipped = (int(lane) for lane in words[encoding.packed :])
+    if (one, mark) != (survivors * ONE, survivors * MARK):
+        raise AggregationError(
+            f"the sum must be of {survivors} plants, got lanes {one} and {mark}; no mask fits"
+        )
+    if not survivors <= weight <= survivors * encoding.max_weight:
+        raise AggregationError(f"the sum's weight must fit {survivors} plants, got {weight}")
+    numbers = np.empty((encoding.per_word, encoding.packed), np.int64)
+    ones = np.uint64(2**encoding.field - 1)
+    for place in range(encoding.per_word):
+        numbers[place] = (words[: encoding.packed] >> np.uint64(place * encoding.field)) & ones
+    flat = numbers.ravel()[: encoding.size]
+    flat -= survivors * 2 ** (encoding.bits - 1)
+    if flat.size and int(np.abs(flat).max()) > survivors * encoding.steps:
+        raise AggregationError("a field of the sum is out of its range; a plant broke the encoding")
+    vector = flat.astype(np.float64)
+    vector *= encoding.bound * encoding.max_weight / encoding.steps
+    return Total(vector=vector, weight=weight, clipped=clipped)

@@ -1,0 +1,1 @@
+"""What `deploy.check` goes through, one file a kind of thing."""

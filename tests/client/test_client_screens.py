@@ -1,0 +1,119 @@
+"""How it looks: at most 80 columns on a terminal, whole lines elsewhere."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from client import screens
+from client.checks import Check, State
+from client.ledger import Answer
+from client.personal import Version
+from client.preview import preview
+from client.views import Model
+from common.config import FederationConfig, PlantConfig, PolicySection
+from common.terminal import console
+
+LONG = "the link runs as a user who can read the images of line 3, the keys and the models " * 2
+SECTION = PolicySection(bandwidth=2.0)
+
+
+def screen(*, width: int = 80) -> Console:
+    return Console(file=StringIO(), force_terminal=True, width=width, color_system=None)
+
+
+def lines(out: Console) -> list[str]:
+    assert isinstance(out.file, StringIO)
+    return out.file.getvalue().splitlines()
+
+
+def show(what: Any, *arguments: Any, **words: Any) -> list[str]:
+    """Return the lines on a terminal, none of which may be too wide or end in blanks."""
+    out = screen()
+    what(out, *arguments, **words)
+    shown = lines(out)
+    assert max(map(len, shown)) <= screens.WIDTH
+    return shown
+
+
+def test_a_check_is_a_line_and_what_to_do() -> None:
+    shown = show(screens.show_check, Check(name="link", state=State.FAIL, says=LONG, do=LONG))
+    assert shown[0].startswith("fail  link       the link runs")
+    assert shown[1].startswith(" " * 17 + "keys") or shown[1].startswith(" " * 17)
+    assert any(line.startswith(" " * 17 + "→ the link") for line in shown)
+
+
+def test_off_a_terminal_a_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    screens.show_check(console(), Check(name="link", state=State.FAIL, says=LONG.strip()))
+    assert capsys.readouterr().out == f"fail  link       {LONG.strip()}\n"
+
+
+def test_brackets_are_no_markup() -> None:
+    shown = show(screens.put, "class scratch [deep] of [red]", indent=4, first="[a]")
+    assert shown == ["[a] class scratch [deep] of [red]"]
+
+
+@pytest.mark.parametrize("backbone", ["densenet121", "mobilenet_v2"])
+def test_every_tensor_is_shown(backbone: str) -> None:
+    config = FederationConfig(backbone=backbone)
+    found = preview(config, classes=2)
+    settings = PlantConfig(name="ash", data="x", policy=SECTION)
+    shown = show(screens.show_preview, found, settings=settings, config=config)
+    joined = "".join(line.strip() for line in shown)
+    assert all(tensor.name in joined for tensor in found.tensors)
+    assert any(f"{found.size:,}  {len(found.tensors)} tensors in all" in line for line in shown)
+    assert shown[-1] == f"takes     {found.size / 2e6:.0f} s at 2 MB/s"
+
+
+@pytest.mark.parametrize(
+    ("states", "says"),
+    [
+        ("ok skip ok", "all is well"),
+        ("ok warn", "1 warning: this plant can take part"),
+        ("fail warn warn fail", "2 failures and 2 warnings: this plant cannot take part yet"),
+        ("fail", "1 failure: this plant cannot take part yet"),
+    ],
+)
+def test_the_verdict(states: str, says: str) -> None:
+    found = [Check(name="x", state=State(one), says="") for one in states.split()]
+    assert screens.verdict(found) == says
+
+
+def answer(outcome: str, reason: str = "") -> Answer:
+    return Answer(
+        at=datetime(2026, 11, 20, 12, tzinfo=UTC),
+        run="run-20261120-1842",
+        round=1200,
+        kind="train",
+        release="",
+        digest="",
+        repeated=False,
+        outcome=outcome,
+        reason=reason,
+        head='{"scores": {"trained": {"balanced_accuracy": 0.9}}}',
+        received=1,
+        sent=250_000_000,
+        seconds=12000.0,
+    )
+
+
+def test_a_reason_has_lines_of_its_own() -> None:
+    shown = show(screens.show_history, [answer("done"), answer("declined", LONG)])
+    assert len(shown[0]) == len(shown[1]) == len(shown[2])
+    assert shown[1].split()[-6:] == ["done", "0.900", "12000", "s", "250.0", "MB"]
+    assert all(line.startswith(" " * 13) for line in shown[3:])
+
+
+def test_models_have_a_star_and_a_reason() -> None:
+    version = Version(
+        number=12, kind="federated", run="run-1", round=7, basis="", scores={}, judged=""
+    )
+    model = Model(version=version, made=datetime.now(UTC), deployed=True, why=LONG)
+    shown = show(screens.show_models, [model])
+    assert shown[1].startswith("*       12  ")
+    assert shown[1].endswith("    -  a release of run run-1")
+    assert shown[3].startswith("* version 12 inspects parts: the link")

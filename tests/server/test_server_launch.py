@@ -1,0 +1,80 @@
+"""A run from federation.toml to the queue, and what it starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.config import CentreConfig
+from common.errors import ConfigError
+from server.centre import Centre
+from server.chain import Chain, Place
+from server.job import Job
+from server.launch import launch
+from server.tables import QUEUED
+
+SETTINGS = """
+backbone = "squeezenet1_1"
+weights = "none"
+image_size = 32
+rounds = 5
+"""
+
+
+@pytest.fixture
+def centre(tmp_path: Path) -> Centre:
+    config = CentreConfig(name="acme", address="localhost:1", enrolment="localhost:2")
+    centre = Centre.create(tmp_path / "centre", config)
+    centre.federation_toml.write_text(SETTINGS)
+    return centre
+
+
+def begin(centre: Centre, run: str) -> int:
+    """Do what the run's program does first; return the number of the release in force."""
+    job = Job.read(centre.run_folder(run))
+    fence = centre.registry.take(run)
+    chain = Chain(
+        Place(home=centre.folder, fence=fence),
+        config=job.config,
+        source=job.source,
+        travelling=job.travelling,
+        run=run,
+    )
+    chain.tenure.finish("finished")
+    return chain.release.number
+
+
+@pytest.mark.slow
+def test_a_run_from_weights_then_from_the_release_then_from_other_weights(centre: Centre) -> None:
+    first = launch(centre, rounds=2, name="first")
+    assert first.origin == "weights none of squeezenet1_1"
+    row = centre.registry.run("first")
+    job = Job.read(centre.run_folder("first"))
+    assert (row.state, row.config["rounds"], row.source) == (QUEUED, 2, job.source.hash)
+    assert sorted(job.travelling) == row.travelling
+    assert job.config.mean is not None
+    assert begin(centre, "first") == 0
+    with pytest.raises(ConfigError, match="run must have a new name, got first"):
+        launch(centre, name="first")
+
+    second = launch(centre, name="second")
+    assert (second.origin, second.config.rounds) == ("release 0", 5)
+    assert Job.read(centre.run_folder("second")).source.hash == job.source.hash
+    assert begin(centre, "second") == 0
+
+    centre.federation_toml.write_text(SETTINGS.replace("squeezenet1_1", "shufflenet_v2_x0_5"))
+    assert launch(centre, name="third").origin == "weights none of shufflenet_v2_x0_5"
+    assert begin(centre, "third") == 1
+    assert not list(centre.folder.glob(".source-*"))
+
+
+def test_mistakes_are_told_and_leave_nothing(centre: Centre) -> None:
+    centre.federation_toml.write_text(SETTINGS.replace('"none"', '"nowhere.safetensors"'))
+    with pytest.raises(ConfigError, match=r"weights must be .* no such file"):
+        launch(centre)
+    centre.federation_toml.write_text("rounds = -1")
+    with pytest.raises(ConfigError, match="rounds must be"):
+        launch(centre)
+    assert centre.registry.runs() == []
+    assert not (centre.folder / "runs").exists()
