@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ def split(
     ]
     parts = {
         part: round(end - start, 3)
-        for part, start, end in zip(PARTS, times, times[1:], strict=True)
+        for part, (start, end) in zip(PARTS, pairwise(times), strict=True)
     }
     seconds = round(arrived - order - training, 3)
     return {**parts, "training": round(training, 3), "seconds": seconds}

@@ -263,7 +263,9 @@ def run_joining(plant: str, seed: int, *, out: Path) -> None:
         update={
             "plants": {name: own for name, own in settings.plants.items() if name != plant},
             # The five need no models of their own here.
-            "methods": settings.methods.model_copy(update={"personal_fine_tune": False}),
+            "methods": settings.methods.model_copy(
+                update={"personal_fine_tune": False, "local_first": False}
+            ),
         }
     )
     plan = Plan(

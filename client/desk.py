@@ -282,6 +282,14 @@ class Desk:
         job.done.set()
 
     def _ask(self, job: Job) -> tuple[Reply, dict[str, Any]]:
+        """Let the worker answer; if it dies, a fresh one once more, to the same bytes."""
+        try:
+            return self._attempt(job)
+        except EngineError as error:
+            log.warning("round %d of %s: %s; once more", job.order.round, job.order.run, error)
+            return self._attempt(job)
+
+    def _attempt(self, job: Job) -> tuple[Reply, dict[str, Any]]:
         """Let the worker answer, within what is left of the time."""
         left = job.arrived + job.seconds - time.monotonic()
         parts = job.parts

@@ -165,7 +165,7 @@ class Link:
         """Keep the link going until `stop`."""
         for name in ("bin", "flwr"):
             (self._folder / name).mkdir(mode=0o700, exist_ok=True)
-        supernode.write_entry(self._folder)
+        supernode.write_scripts(self._folder)
         carrier = threading.Thread(target=self._renewals, name="renewals", daemon=True)
         carrier.start()
         with Supervisor(self._changed) as supervisor:

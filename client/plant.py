@@ -170,9 +170,12 @@ class Plant:
         """Evaluate the release, train from it, store the personal part, return the update."""
         clock = Clock()
         config = order.config
+        scores: Scores = {}
+        with clock("alone"):
+            if (local := self._local(release, config)) is not None:
+                scores["local"] = dict(local.scores)
         before = self.store.before(run=order.run, round=order.round)
         work = self._work(release, config, moment=order.round, personal=before)
-        scores: Scores = {}
         with clock("evaluate"):
             if not work.first:
                 scores["incoming"] = work.trainer.validate(work.network)
@@ -200,6 +203,13 @@ class Plant:
             scores=scores,
             seconds=clock.seconds,
         )
+
+    def _local(self, release: Release, config: FederationConfig) -> Version | None:
+        """Return the model that the federation must not worsen; train it if there is none yet."""
+        if self.store.deployed() is None and config.methods.local_first:
+            return self.train_alone("local", source=release, config=config)
+        found = [version for version in self.store.versions() if version.kind == "local"]
+        return found[-1] if found else None
 
     def _adopt(self, order: Order, release: Release) -> Reply:
         """Fine-tune the release at the plant, and deploy it if the no-harm rule allows."""

@@ -2,7 +2,8 @@
 
 SuperNode starts SuperExec, which starts a ``flwr-clientapp`` for every message, by name. The first
 of that name in ``PATH`` is ours (`client.entry`): the stock one imports SuperLink's database and
-web server for nothing.
+web server for nothing. So is the first ``flower-supernode`` (`client.supernode_main`): the stock
+one may stay a message behind for good.
 
 What SuperNode's output and exit status mean (1.41): it is connected once it prints its id. A centre
 that has unregistered it ends it with status 0, and refuses it from then on; but it also refuses,
@@ -43,6 +44,9 @@ LOCAL = "127.0.0.1,localhost"
 FIRST, LONGEST = 2.0, 20.0  #: seconds before a restart
 GRACE = 8.0  #: seconds for SuperNode to sign off at the centre
 FORGOTTEN = 120.0  #: seconds after which a refusal is no killed SuperNode's any more
+
+#: Commands of Flower's that ours take the place of, by their modules.
+SCRIPTS = {"flwr-clientapp": "client.entry", "flower-supernode": "client.supernode_main"}
 
 _CONNECTED = re.compile(r"SuperNode ID: (\d+)")
 _REFUSED = re.compile(r"Failed to activate SuperNode")
@@ -174,14 +178,15 @@ def environment(
     }
 
 
-def write_entry(folder: Path) -> None:
-    """Write ``bin/flwr-clientapp``, with the Python that this process runs."""
-    script = folder / "bin" / "flwr-clientapp"
-    script.parent.mkdir(mode=0o700, exist_ok=True)
-    # By way of the shell: the first line of a script has room for a short path without spaces.
-    python = shlex.quote(sys.executable)
-    script.write_text(f'#!/bin/sh\nexec {python} -m client.entry "$@"\n', encoding="utf-8")
-    script.chmod(0o700)
+def write_scripts(folder: Path) -> None:
+    """Write our commands to ``bin/``, with the Python that this process runs."""
+    (folder / "bin").mkdir(mode=0o700, exist_ok=True)
+    for name, module in SCRIPTS.items():
+        script = folder / "bin" / name
+        # By way of the shell: a script's first line has room for a short path without spaces.
+        python = shlex.quote(sys.executable)
+        script.write_text(f'#!/bin/sh\nexec {python} -m {module} "$@"\n', encoding="utf-8")
+        script.chmod(0o700)
 
 
 def free_port() -> int:

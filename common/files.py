@@ -52,8 +52,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 def unwritable(path: Path, error: OSError) -> StateError:
     """Translate an error of the operating system into the user's one line."""
     return StateError(
-        f"cannot write {path}: {error.strerror or error}; free or unlock the folder, then continue "
-        "with --resume"
+        f"cannot write {path}: {error.strerror or error}; free or unlock the folder, then start "
+        "again (a simulation with --resume)"
     )
 
 

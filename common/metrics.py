@@ -22,7 +22,7 @@ from common.pki.certificate import load_certificates
 OTHER = "other"
 
 #: What a plant measures of its work.
-PHASES = ("evaluate", "train", "protect", "tune", "adopt")
+PHASES = ("alone", "evaluate", "train", "protect", "tune", "adopt")
 
 #: On its validation images: its own model, the release as it came, the release after training,
 #: after fine-tuning, and the model that inspects parts.

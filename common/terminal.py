@@ -53,7 +53,7 @@ def command_line(*, about: str) -> typer.Typer:
         help=about,
         no_args_is_help=True,
         add_completion=False,
-        rich_markup_mode="markdown",
+        rich_markup_mode="rich",
         pretty_exceptions_show_locals=False,  # locals may hold keys or data
     )
 

@@ -8,7 +8,6 @@ second. All that it knows is on disk: killed at any moment, the next `up` contin
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import socket
 import threading
@@ -178,12 +177,12 @@ class Daemon:
     def _serve(self, stack: ExitStack, engine: Engine, where: Addresses) -> None:
         """Start the enrolment service."""
         centre = self.centre
-        task = load_federation(centre.federation_toml).model_dump(mode="json")
         service = Enrolment(
             centre.registry,
             pki=centre.pki,
             centre=centre.config,
-            task=json.dumps(task),
+            # Read at each joining: the operator may edit the file meanwhile.
+            task=lambda: load_federation(centre.federation_toml).model_dump_json(),
             register=lambda key: engine.control.register(key, name="plant"),
         )
         server, _ = serve(service, address=where.enrolment, pki=centre.pki)

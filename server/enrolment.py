@@ -78,7 +78,7 @@ class Enrolment(EnrolmentServicer):
     Parameters
     ----------
     pki : folder of the CA, opened anew for each request: the operator may rotate it meanwhile.
-    task : federation.toml's settings as JSON, for the plant's `check`.
+    task : returns federation.toml's settings as JSON, for the plant's `check`.
     register : makes a link's public key known to the engine and returns its node; for a key that is
         known already, the node that it has.
     """
@@ -89,7 +89,7 @@ class Enrolment(EnrolmentServicer):
         *,
         pki: Path,
         centre: CentreConfig,
-        task: str,
+        task: Callable[[], str],
         register: Callable[[str], int],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -190,7 +190,7 @@ class Enrolment(EnrolmentServicer):
             authority=authority.announcement,
             federation=authority.federation,
             fleet_address=self._centre.address,
-            task=self._task,
+            task=self._task(),
         )
 
     def _enrolled(self, name: str, fingerprint: str, link_key: str) -> PlantRow | None:

@@ -26,7 +26,7 @@ from common.orders import Release
 from server.centre import Centre
 from server.event_log import FILE as EVENTS
 from server.job import SOURCE, Job, read_source
-from server.tables import RunRow, timestamp, utcnow
+from server.tables import ACTIVE, RunRow, timestamp, utcnow
 from server.tenure import newest_release
 
 #: Settings that say which source weights a run wants, and for what network.
@@ -71,6 +71,13 @@ def launch(
     TransferlineError
         If the settings, the weights or the folder do not do; one line for each mistake.
     """
+    active = [row.name for row in centre.registry.runs() if row.state in ACTIVE]
+    if active:
+        # It would start from the release of today, and undo what the other one makes of it.
+        raise ConfigError(
+            f"run must wait until {active[0]} has ended; watch it with `transferline-server runs`, "
+            "or stop it"
+        )
     config = load_federation(centre.federation_toml)
     if rounds is not None:
         config = config.model_copy(update={"rounds": rounds})

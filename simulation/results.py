@@ -143,7 +143,7 @@ class ReplyResults(Record):
     weight: NotNegative = Field(0, description="Examples it counts for.")
     scores: dict[str, dict[str, Number]] = Field(
         default_factory=dict,
-        description="Validation scores of the `incoming` and the `trained` model, by metric.",
+        description="Validation scores by stage (`local`, `incoming`, `trained`), then by metric.",
     )
     seconds: dict[str, NotNegative] = Field(default_factory=dict, description="Seconds by phase.")
     bytes_up: Count = Field(0, description="Bytes from the plant to the server.")

@@ -107,7 +107,7 @@ def running(home: Path, **changes: Any) -> Iterator[Centre]:
         registry,
         pki=pki,
         centre=CENTRE.model_copy(update=changes),
-        task=TASK,
+        task=lambda: TASK,
         register=engine.register,
         clock=clock,
     )

@@ -82,6 +82,11 @@ class MethodConfig(Section):
     personal_norm: bool = Field(
         False, description="Normalisation layers stay at the plant, under any method."
     )
+    local_first: bool = Field(
+        True,
+        description="A plant that has no model of its own trains one alone before its first round: "
+        "without it nothing can say whether a release is worse.",
+    )
     personal_fine_tune: bool = Field(
         True, description="Fine-tune the last release at the plant before it may be adopted."
     )

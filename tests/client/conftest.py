@@ -230,7 +230,7 @@ def enrolled(plant_of: Callable[..., Plant], centre: Centre) -> Callable[..., Pl
 def joined(
     small_plants: Path, small_config: FederationConfig, centre: Centre, tmp_path: Path
 ) -> Callable[..., Path]:
-    """Return ``joined(name="ash", days=30, at=now, **settings)``: a plant's folder after joining."""
+    """Return ``joined(name="ash", days=30, at=now, **settings)``: a folder after joining."""
 
     def make(
         name: str = "ash", *, days: int = 30, at: datetime | None = None, **settings: Any

@@ -189,25 +189,26 @@ def test_what_is_quick_does_not_load_torch_or_grpc(used: Path) -> None:
         assert done.stdout.splitlines()[-1] == "[]", command
 
 
-def test_up_serves_until_it_is_told_to_stop(joined: Joined) -> None:
+def test_up_serves_until_it_is_told_to_stop(joined: Joined, tmp_path: Path) -> None:
     folder = joined()
+    log = tmp_path / "daemon.log"
     call = [sys.executable, "-m", "client.cli", "up", "--no-link", str(folder)]
-    with subprocess.Popen(call, cwd=ROOT, stderr=subprocess.PIPE, text=True) as daemon:
+    with log.open("w") as output, subprocess.Popen(call, cwd=ROOT, stderr=output) as daemon:
         try:
             end = time.monotonic() + 30
             while not Ledger(folder).facts().get("daemon"):
-                assert daemon.poll() is None
+                assert daemon.poll() is None, log.read_text()
                 assert time.monotonic() < end
                 time.sleep(0.1)
-            shown = type_in("status", folder).stdout
-            assert f"daemon     process {daemon.pid}, up for" in shown
-            assert "now        waits for orders" in shown
+            shown = run_plain("status", folder)
+            assert shown.returncode == 0, f"{shown}\n{log.read_text()}"
+            assert f"daemon     process {daemon.pid}, up for" in shown.stdout
+            assert "now        waits for orders" in shown.stdout
             second = run_plain("up", "--no-link", folder)
             assert second.returncode == 1
             assert f"process {daemon.pid} is another" in second.stderr
         finally:
             daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(30) == 0
-        assert daemon.stderr is not None
-        assert "Traceback" not in daemon.stderr.read()
+        assert daemon.wait(30) == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
     assert json.loads(type_in("status", folder, "--json", code=1).stdout)["daemon"] is None

@@ -79,19 +79,31 @@ class Running:
 
 
 @pytest.fixture
-def daemon(enrolled: Callable[..., Plant]) -> Iterator[Callable[..., Running]]:
-    """Return ``daemon(plant=None, **settings)``, which starts one and waits until it answers."""
+def launch() -> Iterator[Callable[[Plant], Running]]:
+    """Return ``launch(plant)``, which starts a daemon; whatever still runs is ended."""
     running: list[Running] = []
 
-    def start(plant: Plant | None = None, **settings: Any) -> Running:
-        running.append(Running(plant or enrolled(**({"policy": CLOSED} | settings))))
-        return running[-1].until_up()
+    def start(plant: Plant) -> Running:
+        running.append(Running(plant))
+        return running[-1]
 
     yield start
     for one in running:
         if one.process.poll() is None:
             one.process.kill()
             one.process.wait()
+
+
+@pytest.fixture
+def daemon(
+    enrolled: Callable[..., Plant], launch: Callable[[Plant], Running]
+) -> Callable[..., Running]:
+    """Return ``daemon(plant=None, **settings)``, which starts one and waits until it answers."""
+
+    def start(plant: Plant | None = None, **settings: Any) -> Running:
+        return launch(plant or enrolled(**({"policy": CLOSED} | settings))).until_up()
+
+    return start
 
 
 @pytest.fixture
@@ -106,7 +118,11 @@ def parts(centre: Any, order: Order) -> Parts:
 
 
 def test_a_life_on_a_socket(
-    daemon: Callable[..., Running], centre: Any, order: Order, parts: Parts
+    daemon: Callable[..., Running],
+    launch: Callable[[Plant], Running],
+    centre: Any,
+    order: Order,
+    parts: Parts,
 ) -> None:
     at = daemon()
     path = Path(at.address.removeprefix("unix:"))
@@ -150,7 +166,7 @@ def test_a_life_on_a_socket(
         answer(at.address, replace(parts, seal=""), seconds=20)
 
     # A second daemon says so; a killed one is replaced at once, and the link's order goes on.
-    second = Running(at.plant)
+    second = launch(at.plant)
     assert second.process.wait(30) != 0
     assert f"must have one daemon, process {at.process.pid} is another" in second.log.read_text()
     at.process.kill()
@@ -219,7 +235,11 @@ def test_memory_stays_flat_and_torch_outside(
 
 
 def test_tcp_takes_only_the_pinned_link(
-    daemon: Callable[..., Running], enrolled: Callable[..., Plant], parts: Parts, tmp_path: Path
+    daemon: Callable[..., Running],
+    launch: Callable[[Plant], Running],
+    enrolled: Callable[..., Plant],
+    parts: Parts,
+    tmp_path: Path,
 ) -> None:
     at = daemon(link=LinkSection(listen="127.0.0.1:0"))
     link = at.plant.folder / "link"
@@ -253,7 +273,7 @@ def test_tcp_takes_only_the_pinned_link(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        busy = Running(enrolled("oak", policy=CLOSED, link=LinkSection(listen=f"127.0.0.1:{port}")))
+        busy = launch(enrolled("oak", policy=CLOSED, link=LinkSection(listen=f"127.0.0.1:{port}")))
         assert busy.process.wait(30) != 0
         assert f"cannot listen on 127.0.0.1:{port}: it is in use" in busy.log.read_text()
 

@@ -182,11 +182,21 @@ def test_a_bad_day_at_the_desk(line: Callable[..., Line], order: Order, release:
     assert (late.outcome, late.reason) == (Outcome.FAILED, "stopped after 1 s")
     assert at.ask(third, release).outcome is Outcome.DONE
 
-    # A process that dies is told with a code, and replaced.
+    # A process that dies is replaced, and the order worked out once more.
+    at.process().suspend()
+    thread, got = at.later(replace(order, round=4, kind=Kind.ADOPT), release)
+    at.until_at_work().kill()
+    thread.join()
+    assert got[0].outcome is Outcome.DONE
+
+    # One that dies again is told with a code.
     fourth = replace(order, round=4)
     at.process().suspend()
     thread, got = at.later(fourth, release)
-    at.until_at_work().kill()
+    first = at.until_at_work()
+    first.kill()
+    first.wait(30)
+    at.process().kill()
     thread.join()
     assert (got[0].outcome, got[0].reason) == (Outcome.FAILED, "engine")
 

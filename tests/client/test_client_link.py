@@ -49,6 +49,10 @@ exit 0
 """
 
 
+#: Without the one that stands in for Flower's.
+OURS = {"flwr-clientapp": "client.entry"}
+
+
 def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -60,6 +64,7 @@ def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a link, with a SuperNode that is quick."""
     monkeypatch.setattr("client.supernode.FIRST", 0.1)
+    monkeypatch.setattr("client.supernode.SCRIPTS", OURS)
     monkeypatch.setattr(linked, "LOOK", 0.05)
     link = tmp_path / "link"
     (link / "bin").mkdir(parents=True)
@@ -166,7 +171,12 @@ def test_another_ca_starts_it_anew(folder: Path) -> None:
 
 def test_sigterm_ends_the_link_and_all_below_it(folder: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "client.link", str(folder.parent)],
+        [
+            *(sys.executable, "-W", "ignore", "-c"),
+            "import sys; from client import link, supernode; "
+            f"supernode.SCRIPTS = {OURS}; sys.exit(link.main(sys.argv[1:]))",
+            str(folder.parent),
+        ],
         env={"PATH": os.defpath, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,

@@ -25,8 +25,9 @@ Change = Callable[..., FederationConfig]
 
 
 @pytest.fixture
-def config(small_config: FederationConfig) -> FederationConfig:
-    return small_config
+def config(small_config: FederationConfig, changed: Change) -> FederationConfig:
+    """Rounds by themselves: a plant trains no model of its own before them."""
+    return changed(small_config, methods={"local_first": False})
 
 
 @pytest.fixture
@@ -53,6 +54,28 @@ def sent(reply: Reply) -> bytes:
     assert reply.outcome is Outcome.DONE, reply.reason
     assert reply.vector is not None
     return reply.vector.tobytes()
+
+
+def test_a_plant_trains_alone_before_its_first_round(
+    plant_of: PlantOf,
+    small_config: FederationConfig,
+    release_of: ReleaseOf,
+    order_for: OrderFor,
+) -> None:
+    """Or nothing could say whether a release is worse than what the plant has."""
+    plant, release = plant_of("elm"), release_of(small_config)
+    first = plant.answer(order_for(small_config, release), release)
+    deployed = plant.store.deployed()
+    assert deployed is not None
+    assert deployed.source == "local"
+    assert first.scores["local"] == plant.store.version(deployed.version).scores
+    assert first.seconds["alone"] > 0
+
+    second = plant.answer(order_for(small_config, release, round=2), release)
+    assert second.scores["local"] == first.scores["local"]
+    assert [v.kind for v in plant.store.versions()].count("local") == 1
+    adopted = plant.answer(order_for(small_config, release, round=3, kind=Kind.ADOPT), release)
+    assert "the plant had no model before" not in adopted.notes["why"]
 
 
 def test_two_rounds_of_fedbn(

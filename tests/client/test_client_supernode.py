@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from client.link_files import LinkSettings
-from client.supernode import FORGOTTEN, Reading, State, environment, program, write_entry
+from client.supernode import FORGOTTEN, Reading, State, environment, program, write_scripts
 
 SETTINGS = LinkSettings(
     plant="ash", fleet="centre.example:8443", enrolment="centre.example:8444", daemon="unix:/p.sock"
@@ -152,7 +152,7 @@ def test_the_entry_is_the_first_of_its_name_and_lean(tmp_path: Path) -> None:
     """It needs what Flower's command needs, and not SuperLink's database and web server."""
     folder = tmp_path / "a folder"
     folder.mkdir()
-    write_entry(folder)
+    write_scripts(folder)
     given = environment(folder, SETTINGS, inherited={})
     given["PYTHONPROFILEIMPORTTIME"] = "1"
     done = subprocess.run(
@@ -168,9 +168,9 @@ def test_the_entry_is_the_first_of_its_name_and_lean(tmp_path: Path) -> None:
 
 
 def test_the_entry_starts_when_its_folder_is_the_links_only(tmp_path: Path) -> None:
-    write_entry(tmp_path)
+    write_scripts(tmp_path)
     script = tmp_path / "bin" / "flwr-clientapp"
     assert script.stat().st_mode & 0o777 == 0o700
     assert script.stat().st_uid == os.getuid()
-    write_entry(tmp_path)  # again, for a Python that has moved
+    write_scripts(tmp_path)  # again, for a Python that has moved
     assert sys.executable in script.read_text()

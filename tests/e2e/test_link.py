@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 from pathlib import Path
 
 import psutil
@@ -31,7 +30,7 @@ def supernode(link: int | None) -> psutil.Process | None:
     """Return the SuperNode below a link's process."""
     for process in psutil.Process(link).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.cmdline()[1:2] == [str(Path(sys.executable).parent / "flower-supernode")]:
+            if process.cmdline()[1:3] == ["-m", "client.supernode_main"]:
                 return process
     return None
 

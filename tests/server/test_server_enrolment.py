@@ -298,7 +298,7 @@ def test_a_port_in_use_and_a_missing_certificate_are_one_line(
     centre: Centre, tmp_path: Path
 ) -> None:
     service = Enrolment(
-        centre.registry, pki=centre.pki, centre=CENTRE, task="", register=centre.engine.register
+        centre.registry, pki=centre.pki, centre=CENTRE, task=str, register=centre.engine.register
     )
     port = centre.address.rpartition(":")[2]
     with pytest.raises(EngineError, match=r"centre\.toml") as caught:

@@ -116,10 +116,7 @@ def test_every_tampering_is_found(centre: Any, keys: Any) -> None:
 
     def check(change: Callable[[], None], *expected: str) -> None:
         with store.reading() as session:
-            before = [
-                {name: getattr(row, name) for name in EntryRow.__table__.columns.keys()}
-                for row in session.scalars(select(EntryRow))
-            ]
+            before = [copy(row) for row in session.scalars(select(EntryRow))]
         note = head.read_bytes()
         change()
         faults = verify(store, trust=keys.trust).faults
