@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from client.adoption import judge
+from client.adoption import CONFIDENCE, TWINS, judge
 from client.plant import open_plant
 from client.tasks.metrics import (
     Interval,
@@ -36,6 +36,7 @@ from client.tasks.metrics import (
     paired_interval,
     paired_mean_interval,
 )
+from client.tasks.split import FEW_LABELS
 from common.config import FederationConfig
 from common.errors import DataError
 from common.files import load_tensors, read_json, save_tensors, write_json
@@ -224,6 +225,8 @@ def read_cell(path: Path) -> Cell:
     files = json.loads(metadata["files"])
     predictions: dict[str, dict[str, Prediction]] = defaultdict(dict)
     deployed = json.loads(metadata["deployed"])
+    labels = json.loads(metadata["config"])["labels_per_class"]
+    few = labels is not None and labels < FEW_LABELS
     for key in tensors:
         plant, variant, kind = key.rsplit("/", 2)
         if variant == "evidence":
@@ -239,9 +242,10 @@ def read_cell(path: Path) -> Cell:
             truth, local, federated = (
                 tensors[f"{plant}/evidence/{name}"] for name in ("truth", "local", "federated")
             )
-            deployed[plant] = (
-                "federated" if judge(local, federated, truth, margin=0).adopt else "local"
-            )
+            # As in `client.adoption`: below ten labels a class twins are judged.
+            confidence = TWINS if few else CONFIDENCE
+            adopt = judge(local, federated, truth, margin=0.0, confidence=confidence).adopt
+            deployed[plant] = "federated" if adopt else "local"
             variants["deployed"] = variants[deployed[plant]]
     return Cell(
         predictions=predictions,

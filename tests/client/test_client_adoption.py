@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from client.adoption import CONFIDENCE, decide, judge, quantile
+from client.adoption import CONFIDENCE, TWINS, decide, judge, quantile
 from client.personal import EVIDENCE, PersonalStore, Version
 
 Drawn = tuple[Any, Any, Any]
@@ -115,9 +115,25 @@ def test_few_images_say_nothing() -> None:
 
 
 def test_quantile_is_students() -> None:
-    for freedom in (1, 2, 3, 4, 5, 8, 20, 300):
-        expected = stats.t.ppf(CONFIDENCE, freedom)
-        assert quantile(CONFIDENCE, freedom=freedom) == pytest.approx(expected, abs=2e-4)
+    for confidence in (CONFIDENCE, TWINS):
+        for freedom in (1, 2, 3, 4, 5, 8, 20, 300):
+            expected = stats.t.ppf(confidence, freedom)
+            assert quantile(confidence, freedom=freedom) == pytest.approx(expected, abs=4e-4)
+
+
+@pytest.mark.parametrize(("images", "source"), [(20, "federated"), (30, "local")])
+def test_twins_must_differ_more_clearly(tmp_path: Path, images: int, source: str) -> None:
+    """Evidence beyond the validation images is of cross-validation: the bar is higher."""
+    store, truth = PersonalStore(tmp_path), np.arange(30) % 2
+    # A gain with its bound above zero at 0.8 and below it at 0.9.
+    gain = 0.026 + 0.1 * np.where(np.arange(30) % 4 < 2, 1, -1)
+    for kind, values in (("local", np.full(30, 0.5)), ("federated", 0.5 + gain)):
+        evidence = towards(truth, values)[:images]
+        version = store.add(
+            {EVIDENCE: evidence}, kind=kind, run="", round=0, basis="", judged="", scores={}
+        )
+        now = decide(store, version, truth=truth[:20], margin=0.0)
+    assert now.source == source
 
 
 def add(store: PersonalStore, right: float, *, kind: str, judged: str = "these") -> Version:
