@@ -15,7 +15,7 @@ demo: $(READY)  ## four made-up plants learn together: table, and out/demo/repor
 	$(BIN)/transferline-sim demo --out out/demo
 
 test: $(READY)  ## all tests, with the coverage floor
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term
 
 check: $(READY)  ## ruff, mypy --strict, and what deploy/ holds
 	$(BIN)/ruff check .

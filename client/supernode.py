@@ -34,7 +34,7 @@ FOLDER = "TRANSFERLINE_LINK"  #: environment: the link's folder, as in `client.a
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.4",
 }
 
 #: What the link takes over from its own environment; the rest may hold secrets.

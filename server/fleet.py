@@ -26,7 +26,7 @@ from common.orders import Order, Outcome, Release, Reply
 from common.wire.messages import REASON_LIMIT, pack_order, unpack_hello, unpack_reply
 from common.wire.parts import Parts
 
-POLL = 0.1  #: seconds between two looks for replies, at first
+POLL = 0.5  #: seconds between two looks for replies; each costs SuperLink some milliseconds
 SLOW_POLL = 1.0  #: and when a round takes long
 HELLO_TTL = 300.0  #: seconds a node has to say its name; Ray may have to start a process first
 LATE = 30.0  #: seconds that a message outlives its round's deadline
