@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from common.pki import Authority, Role, load_identity
+from common.token import Token
 from tests.e2e.harness import Centre, Plant, wait_connected
 from tests.e2e.processes import environment
 from tests.e2e.scene import Case, Scene
@@ -59,8 +62,8 @@ def refused_join(scene: Scene, token: str) -> str:
 
 
 def forged(token: str) -> str:
-    """Return the token with another secret: the last letter is another."""
-    return token[:-1] + ("A" if token[-1] != "A" else "B")
+    """Return the token with a secret of our own, and otherwise whole."""
+    return replace(Token.parse(token), secret=secrets.token_urlsafe(32)).text()
 
 
 def expired(scene: Scene) -> str:
