@@ -44,7 +44,7 @@ class Door:
             self.registry,
             pki=self.pki,
             centre=centre,
-            task=self.task if task is None else task,
+            task=lambda: self.task if task is None else task,
             register=self.register,
         )
         self.server, self.port = serve(service, address=f"127.0.0.1:{self.port}", pki=self.pki)

@@ -101,10 +101,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[Path, l
     """One run on Flower: its folder, its events, every process that was seen."""
     home = tmp_path_factory.mktemp("flower")
     plan, events, seen = prepared(home, images), list[Event](), set[tuple[int, float]]()
+    others = alive(os.getpid())  # what other tests have started and still use
 
     def watch(event: Event) -> None:
         events.append(event)
-        seen.update(alive(os.getpid()))
+        seen.update(alive(os.getpid()) - others)
 
     flower.run_flower(home, plants=len(plan.plants), workers=2, events=watch)
     return home, events, seen
