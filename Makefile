@@ -27,6 +27,8 @@ bench: $(READY)  ## the measurements in benchmarks/, quick form; real_plants tak
 	$(BIN)/python benchmarks/training.py --quick
 	$(BIN)/python benchmarks/training.py --quick --engines
 	$(BIN)/python benchmarks/aggregation.py --quick
+	$(BIN)/python benchmarks/secagg.py --quick
+	$(BIN)/python benchmarks/deployment.py --quick
 	$(BIN)/python benchmarks/real_plants.py --quick
 
 wire: $(READY)  ## write the gRPC code again from common/wire/*.proto

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -216,9 +217,9 @@ class Trainer:
         groups = self._groups(network, freeze, freeze_until, peak)
         optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
         steps = epochs * _batch_count(len(indices), training.batch_size)
+        shape = partial(_schedule, steps=steps, warmup=training.warmup)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser,
-            lambda step: _schedule(step, steps, training.warmup) if rate is None else 1.0,
+            optimiser, shape if rate is None else lambda step: 1.0
         )
         pulls = _pulls(network, anchor)
         weights = self.data.class_weights(indices).to(self.device)

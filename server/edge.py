@@ -18,6 +18,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +104,7 @@ def configuration(edge: Edge) -> str:
         f"    {kind}_temp_path {_quoted(place / 'temporary')};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    server = textwrap.indent(_server(edge), "    ")
     return f"""\
 # Written by `transferline-server up`; changes are lost.
 daemon off;
@@ -125,44 +127,50 @@ http {{
         keepalive_timeout 3s;  # SuperLink closes idle connections after 5
     }}
 
-    server {{
-        listen {edge.listen} ssl;
-        ssl_certificate {_quoted(edge.certificate)};
-        ssl_certificate_key {_quoted(edge.key)};
-        ssl_protocols TLSv1.2 TLSv1.3;
-        ssl_session_cache shared:edge:2m;
+{server}}}
+"""
 
-        client_max_body_size {BODY}m;
-        client_header_timeout 20s;
-        client_body_timeout 60s;
-        send_timeout 60s;
 
-        location / {{
+def _server(edge: Edge) -> str:
+    """Return the one server of the edge: Fleet's calls, and nothing else."""
+    return f"""\
+server {{
+    listen {edge.listen} ssl;
+    ssl_certificate {_quoted(edge.certificate)};
+    ssl_certificate_key {_quoted(edge.key)};
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_session_cache shared:edge:2m;
+
+    client_max_body_size {BODY}m;
+    client_header_timeout 20s;
+    client_body_timeout 60s;
+    send_timeout 60s;
+
+    location / {{
+        return 404;
+    }}
+
+    location ~ "{CALL}" {{
+        # What SuperLink sees is the path as it was sent, not as nginx reads it.
+        if ($request_uri !~ "{CALL}") {{
             return 404;
         }}
-
-        location ~ "{CALL}" {{
-            # What SuperLink sees is the path as it was sent, not as nginx reads it.
-            if ($request_uri !~ "{CALL}") {{
-                return 404;
-            }}
-            limit_except POST {{
-                deny all;
-            }}
-            proxy_pass https://superlink;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host localhost;
-            proxy_request_buffering off;
-            proxy_buffering off;
-            proxy_read_timeout 120s;
-            proxy_send_timeout 120s;
-            proxy_ssl_verify on;
-            proxy_ssl_trusted_certificate {_quoted(edge.authority)};
-            proxy_ssl_name localhost;
-            proxy_ssl_server_name on;
-            proxy_ssl_session_reuse on;
+        limit_except POST {{
+            deny all;
         }}
+        proxy_pass https://superlink;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header Host localhost;
+        proxy_request_buffering off;
+        proxy_buffering off;
+        proxy_read_timeout 120s;
+        proxy_send_timeout 120s;
+        proxy_ssl_verify on;
+        proxy_ssl_trusted_certificate {_quoted(edge.authority)};
+        proxy_ssl_name localhost;
+        proxy_ssl_server_name on;
+        proxy_ssl_session_reuse on;
     }}
 }}
 """
