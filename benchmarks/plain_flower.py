@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.pki import Authority
-from server import edge
+from server.engine import edge
 from tests.e2e.processes import Started, environment, free_port, wait_for
 
 #: ``flwr-clientapp`` without the command line's imports (SQLAlchemy, alembic, uvicorn).

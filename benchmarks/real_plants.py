@@ -40,7 +40,7 @@ from client.tasks.split import FEW_LABELS
 from common.config import FederationConfig
 from common.errors import DataError
 from common.files import load_tensors, read_json, save_tensors, write_json
-from server.store import history
+from server.state.store import history
 from simulation.onboard import onboard
 from simulation.run import Plan, SeedRun, run
 from simulation.split import split_product

@@ -26,7 +26,7 @@ from client.tasks.images import ImageData, ImageTask, Selection
 from client.training import Trainer, choose_device
 from common.backbone import Network, build, norm_layers
 from common.config import FederationConfig, TrainingConfig
-from server.store import history
+from server.state.store import history
 from simulation.factory import write_plants
 from simulation.run import Plan, run
 

@@ -1,13 +1,13 @@
 """The plant's end of the Flower link: a bridge of a few lines.
 
 Flower runs whatever code a server ships, so the bridge holds nothing worth having. At a plant it
-hands each order on to the daemon (`client.bridge_client`) and the answer back, both unread, and
-imports neither torch, numpy-heavy messages nor anything that reads data. In simulation, where
+hands each order on to the daemon (`client.link.bridge_client`) and the answer back, both unread,
+and imports neither torch, numpy-heavy messages nor anything that reads data. In simulation, where
 Flower numbers its nodes by ``partition-id``, the plant is one of the run folder's and is opened in
 this process; all that needs is found by name, then.
 
 Not covered: what a bundle with a ``client.app`` of its own does instead of this one. It runs as the
-link's user, who has the daemon's socket and nothing else (`client.link`).
+link's user, who has the daemon's socket and nothing else (`client.link.link`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Protocol
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client import bridge_client
+from client.link import bridge_client
 from common.errors import EngineError, TransferlineError, UpdateError
 from common.home import run_folder
 from common.wire.parts import Parts

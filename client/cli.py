@@ -18,10 +18,10 @@ from typing import Annotated, Any
 
 import typer
 
-from client import screens, views
-from client.checks import Check, Plant, State, checks
+from client.console import screens, views
+from client.console.checks import Check, Plant, State, checks
+from client.desk.ledger import Ledger
 from client.layout import federation_of, holds_plant, open_settings
-from client.ledger import Ledger
 from client.personal import PersonalStore
 from common.terminal import FAILED, command_line, console, progress, run
 from common.token import Token
@@ -72,7 +72,7 @@ def join(
 
     Example: transferline-plant join --token TOKEN --data /data/line-3 --dir ./plant-a
     """
-    from client import joining  # noqa: PLC0415  loads torch and grpc, which take seconds
+    from client.joining import joining  # noqa: PLC0415  loads torch and grpc, which take seconds
 
     line = sys.stdin.readline() if token == "-" else token
     entry = joining.Entry(
@@ -105,7 +105,7 @@ def up(
 
     Example: transferline-plant up ./plant-a
     """
-    from client import running  # noqa: PLC0415  loads grpc
+    from client.console import running  # noqa: PLC0415  loads grpc
 
     running.up(folder, with_link=not no_link)
 
@@ -120,7 +120,7 @@ def link(
 
     Example: transferline-plant link ./plant-a/link
     """
-    from client import link as linked  # noqa: PLC0415  loads grpc
+    from client.link import link as linked  # noqa: PLC0415  loads grpc
 
     if status := linked.main([str(folder)]):
         raise typer.Exit(status)
@@ -151,7 +151,7 @@ def check(
     Example: transferline-plant check ./plant-a
     """
     if not holds_plant(folder):
-        from client import survey  # noqa: PLC0415  loads torch, which takes seconds
+        from client.console import survey  # noqa: PLC0415  loads torch, which takes seconds
         from client.tasks.images import Selection, load_images  # noqa: PLC0415  the same
 
         chosen = Selection(good=good, labels_per_class=labels_per_class, image_size=image_size)
@@ -183,7 +183,7 @@ def preview_(folder: PlantFolder, *, as_json: AsJson = False) -> None:
     Example: transferline-plant preview ./plant-a
     """
     settings, config = open_settings(folder), federation_of(folder)
-    from client.preview import classes_of, preview  # noqa: PLC0415  loads torch
+    from client.console.preview import classes_of, preview  # noqa: PLC0415  loads torch
 
     found = preview(config, classes=classes_of(folder, settings))
     if as_json:
@@ -311,7 +311,7 @@ def _checks(plant: Plant, *, quiet: bool) -> list[Check]:
                 break
             note(one)
     with progress("loading torch"):
-        from client import fitness  # noqa: PLC0415  loads torch, which takes seconds
+        from client.console import fitness  # noqa: PLC0415  loads torch, which takes seconds
 
         one = fitness.device(plant)
     note(one)

@@ -26,13 +26,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from client import metrics
-from client.desk import Desk
+from client.desk.desk import Desk
+from client.desk.ledger import Ledger
+from client.desk.worker import Worker
 from client.identity import Identity
+from client.joining.pair import make_pair
 from client.layout import IDENTITY, LOCK, account, open_settings
-from client.ledger import Ledger
-from client.pair import make_pair
 from client.service import PlantService, Service
-from client.worker import Worker
 from common.config import PlantConfig
 from common.endpoint import Endpoint
 from common.errors import EngineError, StateError

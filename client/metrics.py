@@ -1,7 +1,7 @@
 """``/metrics`` of a plant's daemon, read at each scrape from what is on disk.
 
-From ``ledger.db`` (`client.ledger`: answers and the facts of the moment), the personal store, the
-certificates and the disk. So counters survive restarts, and nothing here runs in the training
+From ``ledger.db`` (`client.desk.ledger`: answers and the facts of the moment), the personal store,
+the certificates and the disk. So counters survive restarts, and nothing here runs in the training
 process. What the names mean is in `client.metric_families`.
 
 Covered: the number of series is fixed; no label holds free text, a class, a file or a hash. Not
@@ -22,9 +22,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from client import metric_families as m
+from client.desk.ledger import Answer, Ledger
 from client.identity import AUTHORITY, CERTIFICATE
 from client.layout import IDENTITY, open_settings
-from client.ledger import Answer, Ledger
 from client.personal import PersonalStore
 from common.endpoint import Endpoint, serve
 from common.metrics import Scores, Sheet, code, expiry, known_phases, known_scores

@@ -24,10 +24,10 @@ import torch
 
 from client import adoption
 from client.clock import Clock
+from client.desk.outbox import Outbox
 from client.exchange import assemble, cut_update, head_arrived, own_part
 from client.methods import ALONE, FEDERATED, Work
 from client.origin import basis, judged_images, seed_of
-from client.outbox import Outbox
 from client.personal import EVIDENCE, PersonalStore, Version
 from client.protection import protect
 from client.selection import Evidence, judged
@@ -62,7 +62,7 @@ class Plant:
     ----------
     folder : the plant's own; see the top of this file.
     settings : what is in plant.toml.
-    facts : of the last order that was worked out, for the plant itself (`client.ledger`); they
+    facts : of the last order that was worked out, for the plant itself (`client.desk.ledger`); they
         never travel.
     """
 

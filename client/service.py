@@ -26,10 +26,10 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from client.desk import ClosedError, Desk
+from client.desk.desk import ClosedError, Desk
+from client.desk.policy import pause
 from client.identity import Identity
-from client.pair import daemon_half
-from client.policy import pause
+from client.joining.pair import daemon_half
 from common.errors import EngineError, IdentityError, TransferlineError, UpdateError
 from common.wire import plant_pb2 as wire
 from common.wire.messages import release_bytes
@@ -184,7 +184,7 @@ class Service:
 
         Parameters
         ----------
-        folder : the plant's; see `client.pair`.
+        folder : the plant's; see `client.joining.pair`.
 
         Raises
         ------

@@ -1,6 +1,6 @@
 """Where a run lives on disk, for apps that Flower starts and that have no command line.
 
-A run folder holds ``run.json`` and ``source.safetensors`` (`server.job`), ``state.db``,
+A run folder holds ``run.json`` and ``source.safetensors`` (`server.engine.job`), ``state.db``,
 ``releases/`` and, in simulation, ``plants/<plant>/``.
 """
 

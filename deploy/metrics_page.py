@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import client.metric_families as plant
-import server.metric_families as centre
+import server.metrics.families as centre
 from common.metrics import OTHER, page
 
 TARGET = Path("docs/metrics.md")
@@ -17,7 +17,7 @@ TARGET = Path("docs/metrics.md")
 _TOP = f"""\
 # Metrics
 
-This page is generated from `server/metric_families.py` and `client/metric_families.py` by
+This page is generated from `server/metrics/families.py` and `client/metric_families.py` by
 `python -m deploy.metrics_page`.
 
 The centre serves `GET /metrics` where `metrics` in centre.toml says (`127.0.0.1:9464`), a plant's

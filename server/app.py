@@ -36,14 +36,14 @@ from common.files import write_atomic
 from common.home import run_folder
 from server.centre import Centre
 from server.chain import Place
-from server.event_log import EventWriter, writing
+from server.engine.event_log import EventWriter, writing
+from server.engine.job import ERROR, RUN, Job
 from server.events import Waiting
 from server.federation import Federation
 from server.fleet import GridFleet, Member
-from server.job import ERROR, RUN, Job
-from server.registry import Registry
 from server.seals import Seals
-from server.tables import ENROLLED, FAILED
+from server.state.registry import Registry
+from server.state.tables import ENROLLED, FAILED
 
 WAIT = 120.0  #: seconds for the next plant to connect before round 1, in simulation
 BEAT = 2.0  #: seconds between two signs of life

@@ -38,11 +38,11 @@ from common.pki import Authority, Role, Trust, load_identity, read_certificate
 from common.pki.keys import write_key
 from common.signing import Signer
 from common.toml import commented
-from server.registry import Registry
 from server.releases import Releases
 from server.seals import CA, RELEASE, RELEASE_KEY
-from server.store import Store
-from server.tables import utcnow
+from server.state.registry import Registry
+from server.state.store import Store
+from server.state.tables import utcnow
 
 CENTRE, FEDERATION, LOCK = "centre.toml", "federation.toml", "lock"
 SERVER_KEY, SERVER = "server.key", "server.pem"

@@ -3,9 +3,9 @@
 A store has one chain, over all its runs. A run starts from the release in force where that is its
 source; otherwise its source becomes the next release first.
 
-A release counts from the moment its row is committed (`server.store`). Before that it is written
-to a folder of its own; the folder is moved into its place under the same lock. What a kill left
-without a row is removed at the next start.
+A release counts from the moment its row is committed (`server.state.store`). Before that it is
+written to a folder of its own; the folder is moved into its place under the same lock. What a kill
+left without a row is removed at the next start.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from common.orders import Release
 from common.signing import Signer
 from common.update import Schema, Vector
 from server.aggregation import OPTIMISERS, Mean, State
-from server.journal import Journal
 from server.releases import Manifest, Releases, digest_of, program_version
-from server.store import Store
-from server.tables import ReleaseRow, RoundRow, RunRow, timestamp
-from server.tenure import Revoked, Tenure
+from server.state.journal import Journal
+from server.state.store import Store
+from server.state.tables import ReleaseRow, RoundRow, RunRow, timestamp
+from server.state.tenure import Revoked, Tenure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class Chain:
         Parameters
         ----------
         weights : what each counted plant counted for.
-        standing : by what key each of them took part (`server.tenure.Tenure.close`).
+        standing : by what key each of them took part (`server.state.tenure.Tenure.close`).
 
         Raises
         ------

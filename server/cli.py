@@ -23,18 +23,18 @@ from common.pki import fingerprint
 from common.terminal import command_line, console, errors, run
 from common.token import Token
 from common.toml import validate
-from server import records
 from server.centre import CENTRE, Centre
-from server.display import follow
-from server.launch import launch
-from server.listing import (
+from server.console import records
+from server.console.display import follow
+from server.console.listing import (
     invitation_facts,
     plant_facts,
     run_facts,
     status_facts,
     table,
 )
-from server.tables import ACTIVE, ENDED, ENROLLED, FINISHED, HOLDING, STOPPED, utcnow
+from server.engine.launch import launch
+from server.state.tables import ACTIVE, ENDED, ENROLLED, FINISHED, HOLDING, STOPPED, utcnow
 
 app = command_line(about="The centre of a federation.")
 app.add_typer(records.releases, name="releases")

@@ -1,8 +1,8 @@
 """The centre's daemon, `transferline-server up`: one process, and below it SuperLink and nginx.
 
 It keeps both running, enrols plants, serves metrics, cuts revoked plants off, and looks after the
-run that is due (`server.watch`). What the operator's commands want it reads from the store, once a
-second. All that it knows is on disk: killed at any moment, the next `up` continues.
+run that is due (`server.engine.watch`). What the operator's commands want it reads from the store,
+once a second. All that it knows is on disk: killed at any moment, the next `up` continues.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from pathlib import Path
 from common.config import load_federation
 from common.errors import ConfigError, EngineError, TransferlineError
 from common.supervise import Program, State, Status, Supervisor
-from server import edge, metrics
 from server.centre import SERVER, SERVER_KEY, Centre
-from server.control import Node
-from server.display import closed_line
-from server.edge import Edge
-from server.engine import NAME as SUPERLINK
-from server.engine import Engine, free_port
+from server.console.display import closed_line
+from server.engine import edge
+from server.engine.control import Node
+from server.engine.edge import Edge
+from server.engine.engine import NAME as SUPERLINK
+from server.engine.engine import Engine, free_port
+from server.engine.event_log import EventReader
+from server.engine.job import ERROR
+from server.engine.watch import RunWatch
 from server.enrolment import Enrolment, serve
-from server.event_log import EventReader
-from server.job import ERROR
+from server.metrics import metrics
 from server.seals import CA, RELEASE, RELEASE_KEY
-from server.tables import ENROLLED, utcnow
-from server.watch import RunWatch
+from server.state.tables import ENROLLED, utcnow
 
 EDGE = "edge"
 PERIOD = 0.5  #: seconds between two looks at the store

@@ -44,8 +44,8 @@ from common.token import (
 from common.wire import enrolment_pb2 as wire
 from common.wire.enrolment_pb2_grpc import EnrolmentServicer, add_EnrolmentServicer_to_server
 from server.limiter import Limiter, address_of
-from server.registry import Registry
-from server.tables import ENROLLED, PlantRow
+from server.state.registry import Registry
+from server.state.tables import ENROLLED, PlantRow
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The round loop: ask a cohort, count its replies, step to the next release, commit.
 
 It knows plants only through a `Fleet` (Flower's Grid, worker processes, whatever comes) and
-state only through `server.store` and `server.releases`. A kill at any moment loses at most the
+state only through `server.state` and `server.releases`. A kill at any moment loses at most the
 round in progress: its order was stored before it went out, a resumed run asks the same again,
 and plants answer the same order with the same bytes. A round that counted a plant which is revoked
 before its commit is held again without it, with the same order.
@@ -25,7 +25,7 @@ from common.errors import ConfigError, UpdateError
 from common.orders import Kind, Order, Release, Reply
 from server.chain import Chain, Place
 from server.events import Event, ReplyArrived, RoundClosed, RoundStarted, Waiting
-from server.tables import (
+from server.state.tables import (
     COMMITTED,
     FINISHED,
     OPEN,
@@ -34,8 +34,8 @@ from server.tables import (
     RoundRow,
     timestamp,
 )
+from server.state.tenure import Revoked
 from server.tally import LATE, Tally
-from server.tenure import Revoked
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,8 @@ class Federation:
     def run(self) -> Release:
         """Hold the rounds that are left, then ask every plant to adopt the last release.
 
-        Ends early if the operator wishes it (`server.runs.Runs.request_stop`): after the round in
-        progress, without the order to adopt.
+        Ends early if the operator wishes it (`server.state.runs.Runs.request_stop`): after the
+        round in progress, without the order to adopt.
 
         Returns
         -------
@@ -215,7 +215,7 @@ class Federation:
         return sorted(sorted(connected, key=lot)[:size])
 
     def _ask(self, row: RoundRow, standing: Mapping[str, str]) -> Tally:
-        """Send the order and take what comes; ``standing`` as `server.tenure.Tenure.standing`."""
+        """Send the order and take what comes; ``standing`` as `Tenure.standing`."""
         order = Order(
             run=self._run,
             round=row.number,

@@ -6,7 +6,7 @@ the server optimiser after the step that led to the release. ``manifest.sig``, n
 the release key's signature over the manifest, and by the hashes in that over everything else.
 
 A release is staged in a folder of its own and published by one rename; whether it counts is
-decided by its row in ``state.db`` (see `server.store`).
+decided by its row in ``state.db`` (see `server.state.store`).
 """
 
 from __future__ import annotations

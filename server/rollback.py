@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 
 from common.errors import StateError
 from server.chain import Place, noted
-from server.journal import Journal
 from server.releases import Releases, program_version
-from server.store import Store
-from server.tables import ACTIVE, ReleaseRow, RunRow, timestamp
-from server.tenure import check_next, newest_release, release_body
+from server.state.journal import Journal
+from server.state.store import Store
+from server.state.tables import ACTIVE, ReleaseRow, RunRow, timestamp
+from server.state.tenure import check_next, newest_release, release_body
 
 
 def roll_back(place: Place, number: int) -> ReleaseRow:

@@ -22,7 +22,7 @@ from common.pki import Trust
 from common.signing import Signer
 from common.wire.parts import Parts
 from common.wire.seals import open_reply, seal_order
-from server.tables import utcnow
+from server.state.tables import utcnow
 
 CA, RELEASE_KEY, RELEASE = "ca.pem", "release.key", "release.pem"
 

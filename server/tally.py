@@ -12,7 +12,7 @@ from common.orders import Kind, Order, Outcome, Release, Reply
 from common.update import Schema
 from server.admission import Rejected, admit
 from server.aggregation import Mean
-from server.tables import ReplyRow
+from server.state.tables import ReplyRow
 
 #: Outcomes beside those of `common.orders.Outcome`.
 REJECTED, LATE = "rejected", "late"

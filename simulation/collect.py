@@ -24,7 +24,7 @@ from client.tasks.metrics import (
 )
 from common.config import FederationConfig
 from server.releases import program_version
-from server.store import history
+from server.state.store import history
 from simulation.results import VARIANTS, Results
 from simulation.run import Judged, Plan, SeedRun
 

@@ -28,10 +28,10 @@ from common import keeper
 from common.errors import EngineError
 from common.files import unwritable, write_atomic
 from common.home import VARIABLE
-from server.control import Control, RunStatus
-from server.event_log import EventReader
+from server.engine.control import Control, RunStatus
+from server.engine.event_log import EventReader
+from server.engine.job import ERROR
 from server.events import Event
-from server.job import ERROR
 
 LOG = "flower.log"
 START = 180.0  #: seconds for SuperLink to answer; it takes 4 to 5, on a busy machine a minute
@@ -61,7 +61,7 @@ def run_flower(
     workers: int,
     events: Callable[[Event], None] = lambda event: None,
 ) -> None:
-    """Run the job of a prepared folder (`server.job`) on Flower, or continue it.
+    """Run the job of a prepared folder (`server.engine.job`) on Flower, or continue it.
 
     Parameters
     ----------

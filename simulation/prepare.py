@@ -16,7 +16,7 @@ from common.config import FederationConfig, PlantConfig, PlantSection
 from common.errors import ConfigError, DataError
 from common.sharing import FEDERATED
 from common.source import first_release, what_travels
-from server.job import Job
+from server.engine.job import Job
 from simulation.workers import Task, Workers
 
 

@@ -26,8 +26,8 @@ from common.token import JOIN, PROTOCOL, RENEWAL, Token, join_fields
 from common.wire import enrolment_pb2 as wire
 from common.wire.enrolment_pb2_grpc import EnrolmentStub
 from server.enrolment import Enrolment, serve
-from server.registry import Registry
-from server.store import Store
+from server.state.registry import Registry
+from server.state.store import Store
 
 TASK = json.dumps({"method": "fedper"})
 CENTRE = CentreConfig(
@@ -50,7 +50,7 @@ class Clock:
 
 
 class Engine:
-    """What the SuperLink knows, as `server.control` says it: a key keeps its node."""
+    """What the SuperLink knows, as `server.engine.control` says it: a key keeps its node."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []

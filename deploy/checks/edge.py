@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.pki import Authority
 from deploy.checks.tools import DEPLOY, SkippedError, complaints_of, run, tool
-from server.edge import Edge, configuration
+from server.engine.edge import Edge, configuration
 
 NGINX = DEPLOY / "nginx"
 EXAMPLE = "203.0.113.10"  #: the address in the examples, of no machine (RFC 5737)
@@ -50,7 +50,7 @@ def same_paths() -> list[str]:
         )
     example = (NGINX / "edge.conf").read_text(encoding="utf-8")
     wanted, got = _locations(own), _locations(example)
-    missing = [f"edge.conf must have {line!r}, as server/edge.py" for line in wanted - got]
+    missing = [f"edge.conf must have {line!r}, as server/engine/edge.py" for line in wanted - got]
     return missing + [f"edge.conf must not have {line!r}" for line in got - wanted]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]  # comes with flwr, without types
 
 import client.metric_families as plant
-import server.metric_families as centre
+import server.metrics.families as centre
 from common.metrics import OTHER, Family
 from deploy.checks.tools import DEPLOY, ROOT, complaints_of, tool
 from deploy.metrics_page import TARGET, metrics_page

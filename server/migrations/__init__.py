@@ -1,4 +1,4 @@
-"""How the tables of `server.tables` come to be on disk, step by step: alembic's revisions.
+"""How the tables of `server.state.tables` come to be on disk, step by step: alembic's revisions.
 
 An old database is brought up to date when it is opened, in one transaction under the write lock: a
 kill leaves it as it was. A database without a version that has tables is one of the first
@@ -14,7 +14,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, inspect
 
 from common.errors import StateError
-from server.tables import REVISION
+from server.state.tables import REVISION
 
 FOLDER = Path(__file__).parent
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from client.layout import Account
-from client.link import link_program
-from client.link_files import read_settings
-from client.supernode import environment
+from client.link.files import read_settings
+from client.link.link import link_program
+from client.link.supernode import environment
 from common.config import load_plant
 from common.supervise import Program, State, Supervisor
 from tests.hostile.bundle import hostile_bundle

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from client import checks, fitness
-from client.checks import Plant, State
+from client.console import checks, fitness
+from client.console.checks import Plant, State
+from client.joining.reach import Contact
 from client.layout import account, keep
-from client.reach import Contact
-from client.zones import readable
+from client.link.zones import readable
 from common.config import CentreSection, FederationConfig, LinkSection, PolicySection
 from common.errors import ConfigError
 

@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from client.cli import app
-from client.ledger import Ledger
+from client.desk.ledger import Ledger
 from client.personal import PersonalStore
 from common.errors import ConfigError, DataError, IdentityError, StateError
 

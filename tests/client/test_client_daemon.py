@@ -22,9 +22,9 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from client.bridge_client import PlantClient, answer
-from client.ledger import Ledger
-from client.outbox import Outbox
+from client.desk.ledger import Ledger
+from client.desk.outbox import Outbox
+from client.link.bridge_client import PlantClient, answer
 from client.plant import Plant
 from client.service import NAME
 from common.config import FederationConfig, LinkSection, PolicySection
@@ -43,7 +43,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LARGE = Release(number=3, schema=Schema({"w": (1_400_000,)}), vector=np.ones(1_400_000, np.float32))
 CLOSED = PolicySection(minimum_cohort=9, disk_free=0.0)
 START = "import sys; from pathlib import Path; from client.daemon import Daemon;"
-START += "from client.logs import log_to_stderr; log_to_stderr(); Daemon(Path(sys.argv[1])).run()"
+START += "from client.console.logs import log_to_stderr; log_to_stderr();"
+START += "Daemon(Path(sys.argv[1])).run()"
 
 
 class Running:

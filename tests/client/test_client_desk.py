@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from client.desk import ClosedError, Desk
+from client.desk.desk import ClosedError, Desk
+from client.desk.ledger import Ledger
+from client.desk.worker import Worker
 from client.identity import Identity
-from client.ledger import Ledger
 from client.plant import Plant
-from client.worker import Worker
 from common.config import FederationConfig, PolicySection
 from common.errors import IdentityError, UpdateError
 from common.orders import Kind, Order, Outcome, Release, Reply
@@ -268,7 +268,7 @@ def test_the_policy_is_told_in_words_and_other_refusals_are_not(
     changed: Callable[..., FederationConfig],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, logger="client.desk")
+    caplog.set_level(logging.INFO, logger="client.desk.desk")
     at = line(minimum_cohort=5, methods=("fedbn",))
     reply = at.ask(order, release)
     assert reply.outcome is Outcome.DECLINED

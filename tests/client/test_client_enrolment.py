@@ -16,8 +16,8 @@ from typing import Any
 import grpc
 import pytest
 
-from client import enrolment
-from client.enrolment import join, renew
+from client.joining import enrolment
+from client.joining.enrolment import join, renew
 from common.errors import EngineError, IdentityError, TransferlineError
 from common.pki import Authority, Role, fingerprint, make_identity
 from common.pki.keys import read_request

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from client.joining import Entry, join, join_again
+from client.joining.joining import Entry, join, join_again
 from client.layout import federation_of, open_settings
 from common.config import CentreConfig, FederationConfig
 from common.errors import ConfigError, DataError, EngineError, IdentityError
 from common.pki import Authority, fingerprint
 from common.token import Token
 from server.enrolment import Enrolment, serve
-from server.registry import Registry
-from server.store import Store
+from server.state.registry import Registry
+from server.state.store import Store
 
 
 @dataclass(kw_only=True)
@@ -192,7 +192,7 @@ def test_killed_after_the_token_was_used(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("client.joining.keep", kill)
+        patch.setattr("client.joining.joining.keep", kill)
         with pytest.raises(KeyboardInterrupt):
             join(wanted)
     assert not door.is_open(wanted.token)

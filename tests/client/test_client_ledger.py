@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from client.ledger import Answer, Ledger
+from client.desk.ledger import Answer, Ledger
 from common.errors import StateError
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -149,7 +149,7 @@ def test_another_version_is_refused(ledger: Ledger) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from client.ledger import Ledger
+from client.desk.ledger import Ledger
 from tests.client.test_client_ledger import answer
 ledger = Ledger(Path(sys.argv[1]))
 number = 0

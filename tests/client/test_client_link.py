@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from client import link as linked
 from client.daemon import Daemon
-from client.enrolment import join
+from client.joining.enrolment import join
 from client.layout import Account
-from client.link import Link, link_folder, link_program, renew
-from client.link_files import LinkStatus, hand_settings, read_settings, read_status, write_status
+from client.link import link as linked
+from client.link.files import LinkStatus, hand_settings, read_settings, read_status, write_status
+from client.link.link import Link, link_folder, link_program, renew
 from common.config import PlantConfig
 from common.errors import ConfigError, EngineError, IdentityError, StateError
 from common.pki import Trust, read_certificate
@@ -50,7 +50,7 @@ exit 0
 
 
 #: Without the one that stands in for Flower's.
-OURS = {"flwr-clientapp": "client.entry"}
+OURS = {"flwr-clientapp": "client.link.entry"}
 
 
 def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
@@ -63,8 +63,8 @@ def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a link, with a SuperNode that is quick."""
-    monkeypatch.setattr("client.supernode.FIRST", 0.1)
-    monkeypatch.setattr("client.supernode.SCRIPTS", OURS)
+    monkeypatch.setattr("client.link.supernode.FIRST", 0.1)
+    monkeypatch.setattr("client.link.supernode.SCRIPTS", OURS)
     monkeypatch.setattr(linked, "LOOK", 0.05)
     link = tmp_path / "link"
     (link / "bin").mkdir(parents=True)
@@ -97,7 +97,7 @@ def starts(folder: Path) -> int:
 
 
 def test_it_connects_says_so_and_stops(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="client.link")
+    caplog.set_level("INFO", logger="client.link.link")
     with run(Link(folder)):
         until(lambda: state(folder) == "connected")
         status = read_status(folder.parent)
@@ -112,7 +112,7 @@ def test_it_connects_says_so_and_stops(folder: Path, caplog: pytest.LogCaptureFi
 def test_a_cut_off_link_rests_until_its_key_is_another(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="client.link")
+    caplog.set_level("INFO", logger="client.link.link")
     with run(Link(folder)):
         until(lambda: state(folder) == "connected")
         (folder / "cut-off").touch()
@@ -173,7 +173,7 @@ def test_sigterm_ends_the_link_and_all_below_it(folder: Path) -> None:
     with subprocess.Popen(
         [
             *(sys.executable, "-W", "ignore", "-c"),
-            "import sys; from client import link, supernode; "
+            "import sys; from client.link import link, supernode; "
             f"supernode.SCRIPTS = {OURS}; sys.exit(link.main(sys.argv[1:]))",
             str(folder.parent),
         ],

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import common.errors
 from client import metric_families as m
 from client import metrics
-from client.ledger import Answer, Ledger
+from client.desk.ledger import Answer, Ledger
 from client.personal import PersonalStore
 from common.errors import ConfigError, IdentityError, StateError
 from common.metrics import OTHER

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.outbox import KEPT, Outbox
+from client.desk.outbox import KEPT, Outbox
 from common.config import FederationConfig
 from common.errors import StateError, UpdateError
 from common.orders import Kind, Order, Outcome, Release, Reply

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.policy import Situation, allow, objections, pause, seconds_allowed, within
+from client.desk.policy import Situation, allow, objections, pause, seconds_allowed, within
 from common.config import FederationConfig, PolicySection
 from common.errors import PolicyError
 from common.orders import Kind, Order, Release

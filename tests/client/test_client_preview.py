@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from client.console.preview import BESIDE, classes_of, preview
 from client.plant import Plant
-from client.preview import BESIDE, classes_of, preview
 from common.backbone import Part
 from common.config import FederationConfig, MethodConfig, PlantConfig
 from common.errors import BackboneError

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from client import reach
-from client.reach import reach_edge, reach_enrolment
+from client.joining import reach
+from client.joining.reach import reach_edge, reach_enrolment
 
 
 class Edge(BaseHTTPRequestHandler):

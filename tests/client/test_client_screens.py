@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from client import screens
-from client.checks import Check, State
-from client.ledger import Answer
+from client.console import screens
+from client.console.checks import Check, State
+from client.console.preview import preview
+from client.console.views import Model
+from client.desk.ledger import Answer
 from client.personal import Version
-from client.preview import preview
-from client.views import Model
 from common.config import FederationConfig, PlantConfig, PolicySection
 from common.terminal import console
 

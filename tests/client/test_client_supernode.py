@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from client.link_files import LinkSettings
-from client.supernode import FORGOTTEN, Reading, State, environment, program, write_scripts
+from client.link.files import LinkSettings
+from client.link.supernode import FORGOTTEN, Reading, State, environment, program, write_scripts
 
 SETTINGS = LinkSettings(
     plant="ash", fleet="centre.example:8443", enrolment="centre.example:8444", daemon="unix:/p.sock"
@@ -100,7 +100,7 @@ def test_an_orphan_is_signed_off_first(tmp_path: Path) -> None:
     command = program(tmp_path, SETTINGS, orphan=lambda: "42").command
     assert callable(command)
     words = command()
-    assert words[:3] == [sys.executable, "-m", "client.signoff"]
+    assert words[:3] == [sys.executable, "-m", "client.link.signoff"]
     assert words[3:8] == [
         *("centre.example:8443", str(tmp_path / "ca.pem"), str(tmp_path / "link.key")),
         *("42", "flower-supernode"),

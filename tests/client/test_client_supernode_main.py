@@ -9,7 +9,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
-from client.supernode_main import NO_RUN, delivering, has_reply
+from client.link.supernode_main import NO_RUN, delivering, has_reply
 
 
 def empty() -> InMemoryNodeState:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import views
+from client.console import views
+from client.desk.ledger import Answer, Ledger
 from client.layout import open_settings
-from client.ledger import Answer, Ledger
-from client.link_files import LinkStatus, write_status
+from client.link.files import LinkStatus, write_status
 from client.personal import PersonalStore
 from common.orders import Outcome, Reply
 

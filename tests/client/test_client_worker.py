@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from client.desk.worker import StoppedError, Worker
 from client.plant import Plant
-from client.worker import StoppedError, Worker
 from common.config import FederationConfig
 from common.errors import EngineError
 from common.orders import Order, Outcome, Release
@@ -107,7 +107,7 @@ def test_it_is_killed_when_it_hangs_and_replaced(
 
 def test_it_ends_with_its_daemon_even_when_it_hangs(plant: Plant) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from client.worker import Worker;"
+        "import sys, time; from pathlib import Path; from client.desk.worker import Worker;"
         "w = Worker(Path(sys.argv[1])); w.warm(); print(w.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.layout import Account, account, keep, lay_out
-from client.zones import exposed, readable
+from client.link.zones import exposed, readable
 from common.errors import EngineError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")

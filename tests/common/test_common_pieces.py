@@ -70,7 +70,7 @@ def test_no_byte_of_a_refused_head_is_taken() -> None:
 
 def test_it_is_light() -> None:
     code = (
-        "import sys, common.wire.pieces, client.bridge_client;"
+        "import sys, common.wire.pieces, client.link.bridge_client;"
         "print([m for m in ('numpy', 'pydantic', 'torch', 'cryptography') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.pki import Authority
-from server.control import Control
+from server.engine.control import Control
 from tests.e2e.processes import ENVIRONMENT, wait_for
 
 

@@ -20,10 +20,10 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 
 from client.layout import Account
-from client.link import link_program
+from client.link.link import link_program
 from common.config import load_plant
 from common.supervise import Supervisor
-from server.control import Control
+from server.engine.control import Control
 from tests.e2e.processes import free_port, wait_for
 from tests.e2e.superlink import superlink
 from tests.hostile.bundle import hostile_bundle

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from client.link import link_program
-from client.link_files import read_status
+from client.link.files import read_status
+from client.link.link import link_program
 from common.config import PlantConfig
 from common.pki import Authority, make_link_key
 from common.supervise import Supervisor
@@ -30,7 +30,7 @@ def supernode(link: int | None) -> psutil.Process | None:
     """Return the SuperNode below a link's process."""
     for process in psutil.Process(link).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.cmdline()[1:3] == ["-m", "client.supernode_main"]:
+            if process.cmdline()[1:3] == ["-m", "client.link.supernode_main"]:
                 return process
     return None
 

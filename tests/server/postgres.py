@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from server.store import Store
+from server.state.store import Store
 
 #: Where Debian puts the programs of each version.
 PROGRAMS = Path("/usr/lib/postgresql")

@@ -13,7 +13,7 @@ from common.config import CentreConfig, load_federation
 from common.errors import ConfigError, StateError
 from common.pki import Role, Trust
 from server.centre import DAYS, RENEW, Centre
-from server.tables import utcnow
+from server.state.tables import utcnow
 
 CONFIG = CentreConfig(name="acme", address="centre.example:8443", enrolment="centre.example:8444")
 

@@ -13,14 +13,14 @@ from sqlalchemy import select
 
 from common.errors import StateError
 from common.orders import Kind, Order, Release, Reply
-from server.audit import verify
 from server.chain import Place
 from server.events import RoundStarted
-from server.registry import Registry
 from server.releases import Releases
 from server.rollback import roll_back
-from server.store import Store, adoptions, history
-from server.tables import ReleaseRow, RunRow, timestamp
+from server.state.audit import verify
+from server.state.registry import Registry
+from server.state.store import Store, adoptions, history
+from server.state.tables import ReleaseRow, RunRow, timestamp
 
 HOUR = timedelta(hours=1)
 

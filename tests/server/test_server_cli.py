@@ -16,7 +16,7 @@ from common.update import Schema
 from server.centre import Centre
 from server.cli import app
 from server.releases import Manifest, Releases
-from server.tables import RunRow, timestamp, utcnow
+from server.state.tables import RunRow, timestamp, utcnow
 
 
 def write(home: Path, *, number: int, parent: str | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import EngineError
-from server.control import RUN_CONFIG, Control, bundle
+from server.engine.control import RUN_CONFIG, Control, bundle
 
 pytestmark = pytest.mark.filterwarnings(
     # flwr 1.41 uses a name that its pathspec deprecates.

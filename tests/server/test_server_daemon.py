@@ -21,10 +21,10 @@ from common.config import CentreConfig
 from common.errors import EngineError, IdentityError
 from common.pki import make_link_key
 from server.centre import Centre
-from server.control import Control
 from server.daemon import check_free
-from server.edge import find_nginx
-from server.tables import utcnow
+from server.engine.control import Control
+from server.engine.edge import find_nginx
+from server.state.tables import utcnow
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from common.orders import Kind
-from server.display import Display
+from server.console.display import Display
 from server.events import ReplyArrived, RoundClosed, RoundStarted, Waiting
 
 CLOSED = RoundClosed(

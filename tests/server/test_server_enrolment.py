@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from client.enrolment import Joined, join
+from client.joining.enrolment import Joined, join
 from common.errors import EngineError, IdentityError, StateError
 from common.pki import Role, Trust, make_request
 from common.signing import Signer, open_seal, seal

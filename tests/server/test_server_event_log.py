@@ -12,7 +12,7 @@ import pytest
 
 from common.errors import StateError
 from common.orders import Kind
-from server.event_log import FILE, EventReader, writing
+from server.engine.event_log import FILE, EventReader, writing
 from server.events import Event, ReplyArrived, RoundClosed, RoundStarted, Waiting
 
 EVENTS: list[Event] = [
@@ -68,7 +68,7 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
 def test_a_killed_writer_is_noticed(tmp_path: Path) -> None:
     reader = EventReader(tmp_path)
     assert not reader.writer_gone()
-    code = f"import time\nfrom pathlib import Path\nfrom server.event_log import writing\n\
+    code = f"import time\nfrom pathlib import Path\nfrom server.engine.event_log import writing\n\
 with writing(Path({str(tmp_path)!r})):\n    print('here', flush=True)\n    time.sleep(60)"
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen(

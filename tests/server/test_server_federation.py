@@ -12,7 +12,7 @@ from common.errors import AggregationError, ConfigError, UpdateError
 from common.orders import Kind, Outcome, Reply
 from server.events import ReplyArrived, RoundClosed, RoundStarted, Waiting
 from server.releases import Releases
-from server.store import adoptions, history
+from server.state.store import adoptions, history
 
 
 def spoiled(plant: str, **changes: Any) -> Any:

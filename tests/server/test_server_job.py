@@ -12,7 +12,7 @@ from common.errors import StateError
 from common.files import read_json, write_json
 from common.orders import Release
 from common.update import Schema
-from server.job import RUN, SOURCE, Job
+from server.engine.job import RUN, SOURCE, Job
 
 
 @pytest.fixture

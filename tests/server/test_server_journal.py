@@ -19,12 +19,12 @@ from sqlalchemy import delete, select, text, update
 from common.errors import IdentityError, StateError
 from common.pki import Authority, Role, Trust
 from common.signing import Signer
-from server.audit import Verdict, verify
-from server.journal import HEAD, START, Journal, digest_of
-from server.registry import Registry
 from server.releases import Releases, verify_signature
-from server.store import Store
-from server.tables import EntryRow
+from server.state.audit import Verdict, verify
+from server.state.journal import HEAD, START, Journal, digest_of
+from server.state.registry import Registry
+from server.state.store import Store
+from server.state.tables import EntryRow
 
 HOUR = timedelta(hours=1)
 

@@ -10,9 +10,9 @@ from common.config import CentreConfig
 from common.errors import ConfigError
 from server.centre import Centre
 from server.chain import Chain, Place
-from server.job import Job
-from server.launch import launch
-from server.tables import QUEUED
+from server.engine.job import Job
+from server.engine.launch import launch
+from server.state.tables import QUEUED
 
 SETTINGS = """
 backbone = "squeezenet1_1"

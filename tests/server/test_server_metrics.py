@@ -19,11 +19,11 @@ from sqlalchemy import delete
 
 import common.errors
 from common.metrics import OTHER
-from server import metric_families as m
-from server import metrics
-from server.metric_totals import reply_reason, skip_reason
-from server.store import Store
-from server.tables import (
+from server.metrics import families as m
+from server.metrics import metrics
+from server.metrics.totals import reply_reason, skip_reason
+from server.state.store import Store
+from server.state.tables import (
     PlantRow,
     ReleaseRow,
     ReplyRow,

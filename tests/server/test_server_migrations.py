@@ -14,8 +14,8 @@ from sqlalchemy.pool import NullPool
 
 import server.migrations
 from common.errors import StateError
-from server.store import Store, history
-from server.tables import REVISION, Base, ReleaseRow, RunRow
+from server.state.store import Store, history
+from server.state.tables import REVISION, Base, ReleaseRow, RunRow
 
 #: What the first simulations wrote, before there were revisions.
 OLD = """

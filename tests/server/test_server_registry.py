@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sqlalchemy import select, text
 
 from common.errors import ConfigError, IdentityError
-from server.registry import GRACE, Registry
-from server.store import Store
-from server.tables import EntryRow, NodeRow
+from server.state.registry import GRACE, Registry
+from server.state.store import Store
+from server.state.tables import EntryRow, NodeRow
 
 HOUR = timedelta(hours=1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client.enrolment import join, renew
+from client.joining.enrolment import join, renew
 from common.errors import IdentityError
 from common.pki import (
     Authority,

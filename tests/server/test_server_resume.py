@@ -19,7 +19,7 @@ from common.errors import StateError
 from common.orders import Release
 from common.update import Schema
 from server.releases import Releases
-from server.store import Store, history
+from server.state.store import Store, history
 
 
 class Killed(BaseException):
@@ -375,8 +375,8 @@ from pathlib import Path
 import importlib.util
 
 from sqlalchemy.engine.default import DefaultDialect
-from server.audit import verify
-from server.store import Store
+from server.state.audit import verify
+from server.state.store import Store
 
 spec = importlib.util.spec_from_file_location("plants", sys.argv[1])
 plants = importlib.util.module_from_spec(spec)

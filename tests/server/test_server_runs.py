@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError, StateError
-from server.runs import Runs
-from server.store import Store
-from server.tables import RunRow, timestamp
+from server.state.runs import Runs
+from server.state.store import Store
+from server.state.tables import RunRow, timestamp
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -126,7 +126,7 @@ def test_a_run_that_is_not_there(queue: Queue) -> None:
 def test_each_end_is_logged_once(tmp_path: Path, keys: Any) -> None:
     from sqlalchemy import select
 
-    from server.tables import EntryRow
+    from server.state.tables import EntryRow
 
     queue = Queue(tmp_path, signer=keys.signer)
     queue.add("ape")

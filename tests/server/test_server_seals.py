@@ -22,7 +22,7 @@ from server import fleet as module
 from server.centre import Centre
 from server.fleet import GridFleet, Member, from_record, to_record
 from server.seals import Seals
-from server.tables import utcnow
+from server.state.tables import utcnow
 from tests.server.nodes import RELEASE, Nodes, done, order, task_identity
 
 

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from common.errors import ConfigError, StateError
-from server.store import Store, adoptions, after_commit, history
-from server.tables import (
+from server.state.store import Store, adoptions, after_commit, history
+from server.state.tables import (
     OPEN,
     ReleaseRow,
     ReplyRow,
@@ -21,7 +21,7 @@ from server.tables import (
     RunRow,
     timestamp,
 )
-from server.tenure import Tenure
+from server.state.tenure import Tenure
 
 
 def ignore(numbers: Sequence[int]) -> None:
@@ -283,7 +283,7 @@ def test_a_server_that_dies_is_one_line_and_comes_back(tmp_path: Path, postgres:
 
 
 def test_a_lock_that_is_kept_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.database.LOCK_WAIT", 0.1)
+    monkeypatch.setattr("server.state.database.LOCK_WAIT", 0.1)
     store = Store(tmp_path)
 
     def write() -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from common.config import FederationConfig
 from common.errors import EngineError, StateError
-from server.registry import Registry
-from server.store import Store
-from server.tables import (
+from server.engine.watch import GRACE, LEAVE, LOST, STARTING, RunWatch
+from server.state.registry import Registry
+from server.state.store import Store
+from server.state.tables import (
     FAILED,
     FINISHED,
     QUEUED,
@@ -20,7 +21,6 @@ from server.tables import (
     RunRow,
     timestamp,
 )
-from server.watch import GRACE, LEAVE, LOST, STARTING, RunWatch
 
 
 class Programs:

@@ -19,9 +19,9 @@ from common.config import FederationConfig, TrainingConfig
 from common.errors import EngineError, StateError
 from common.orders import Release
 from common.update import Schema
+from server.engine.job import Job
 from server.events import Event, ReplyArrived, RoundClosed, RoundStarted
 from server.federation import Federation
-from server.job import Job
 from server.releases import Releases
 from simulation import flower
 from simulation.factory import write_plants

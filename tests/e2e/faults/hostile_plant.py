@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-import client.desk as desk
+import client.desk.desk as desk
 from client.cli import main
 from common.orders import Reply
 

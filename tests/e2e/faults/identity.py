@@ -24,12 +24,12 @@ from tests.e2e.scene import Case, Scene
 REPLAY = """
 import json, sys
 from pathlib import Path
-from client.bridge_client import answer
+from client.link.bridge_client import answer
 from common.orders import Kind, Order
 from common.signing import Signer
 from common.wire.messages import pack_order
 from common.wire.seals import seal_order
-from server.job import Job
+from server.engine.job import Job
 from server.releases import Releases
 
 centre, run, number, socket, plants = sys.argv[1:]

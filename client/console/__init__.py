@@ -1,0 +1,1 @@
+"""What the plant's commands show, and look at."""

@@ -1,0 +1,398 @@
+"""What the daemon does with an order, whatever carried it here: the heart of the plant's own say.
+
+Seal first, then the outbox (an order that was answered gets the same bytes, at any hour), then the
+ledger (an order from before the newest answered one of its run is a replay), then the policy, then
+the worker. Everything answered is on record before it is sent. One order is worked on at a time;
+who asks for the same meanwhile waits for the same answer, and nobody has to wait for it to be
+worked out.
+
+Covered: replays, also after a restart; orders outside the policy; training that hangs or dies; an
+order that the centre has given up for a later one. Not covered: a link that withholds orders or
+replies; the round closes without this plant.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from client.desk.ledger import Answer, Ledger
+from client.desk.outbox import Outbox, order_digest
+from client.desk.policy import DAY, Situation, allow, seconds_allowed
+from client.desk.worker import StoppedError, Worker
+from client.identity import Identity
+from common.config import load_plant
+from common.errors import (
+    EngineError,
+    PolicyError,
+    StateError,
+    TransferlineError,
+    UpdateError,
+)
+from common.orders import Order, Outcome, Reply
+from common.wire.messages import pack_reply, unpack_reply
+from common.wire.parts import Parts
+from common.wire.seals import open_order, seal_reply
+
+log = logging.getLogger(__name__)
+
+LOOK = 0.5  #: seconds between two looks whether the caller is still there
+COPIES = 3  #: an answer takes at most so many times the release's bytes on disk
+
+
+class ClosedError(EngineError):
+    """The daemon is being stopped: the order is to be handed in again."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Job:
+    """One order that is worked out, for all who ask for it.
+
+    Attributes
+    ----------
+    parts : the order as it came; None once it is not needed any more.
+    arrived : seconds on the monotonic clock.
+    seconds : that it may take from there on.
+    why : reason for which it is not to be worked out any more.
+    """
+
+    order: Order
+    digest: str
+    parts: Parts | None
+    received: int
+    arrived: float
+    seconds: float
+    why: str = ""
+    reply: Reply | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class Desk:
+    """Answers orders for one plant.
+
+    Parameters
+    ----------
+    folder : the plant's.
+    now : local time, aware.
+    ended : called when the thread that works ends, for whatever reason.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        identity: Identity,
+        ledger: Ledger,
+        worker: Worker,
+        now: Callable[[], datetime],
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._folder = folder
+        self._identity = identity
+        self._ledger = ledger
+        self._worker = worker
+        self._now = now
+        self._ended = ended
+        self._outbox = Outbox(folder / "outbox")
+        self._settings = load_plant(folder / "plant.toml")
+        self._plant = self._settings.name
+        self._lock = threading.Lock()
+        self._jobs: dict[str, Job] = {}
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._current: Job | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="desk", daemon=True)
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Most megabytes a second between daemon and link."""
+        return self._settings.policy.bandwidth
+
+    def start(self) -> None:
+        """Begin to work; the training process is made warm."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop working; who waits gets `ClosedError`."""
+        with self._lock:
+            self._closed = True
+        self._worker.close()
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def answer(self, parts: Parts, *, listening: Callable[[], bool]) -> Parts | None:
+        """Answer one order, signed.
+
+        Parameters
+        ----------
+        listening : whether the caller still waits.
+
+        Returns
+        -------
+        The reply, or None if the caller went away; what was begun goes on.
+
+        Raises
+        ------
+        IdentityError, UpdateError
+            If the centre did not sign this order, or it is none.
+        ClosedError
+            If the daemon is being stopped.
+        """
+        papers = self._identity.papers
+        order, _, nonce = open_order(parts, trust=papers.trust, at=self._now())
+        reply = self._reply(order, parts, listening)
+        del parts
+        if reply is None:
+            return None
+        return seal_reply(pack_reply(reply), reply, nonce=nonce, signer=papers.signer)
+
+    def _reply(self, order: Order, parts: Parts, listening: Callable[[], bool]) -> Reply | None:
+        """Return the answer: kept, a refusal, or of a job that is waited for."""
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the daemon is being stopped; hand the order in again")
+            job = Job(
+                order=order,
+                digest=order_digest(order),
+                parts=parts,
+                received=len(parts.head) + len(parts.seal) + len(parts.vector or b""),
+                arrived=time.monotonic(),
+                seconds=0.0,
+            )
+            if (running := self._jobs.get(job.digest)) is not None:
+                job = running
+            elif (reply := self._at_once(job)) is not None:
+                return reply
+            else:
+                self._give_way(order)
+                self._jobs[job.digest] = job
+                self._queue.put(job)
+        del parts
+        while not job.done.wait(LOOK):
+            if not listening():
+                return None
+        if job.reply is None:
+            raise ClosedError("the daemon is being stopped; hand the order in again")
+        return job.reply
+
+    def _at_once(self, job: Job) -> Reply | None:
+        """Return an answer that takes no work, on record; None if the order is to be worked out."""
+        order = job.order
+        try:
+            if (kept := self._kept(order)) is not None:
+                known = self._ledger.digest_of(order.run, order.round, kind=str(order.kind))
+                return self._record(job, kept, repeated=known is not None)
+            self._settings = load_plant(self._folder / "plant.toml")
+            self._check(order, job.digest)
+            allow(order, self._settings.policy, situation=self._situation(job.received))
+            job.seconds = seconds_allowed(order, self._settings.policy, now=self._now())
+        except TransferlineError as error:
+            return self._record(job, self._refusal(order, error))
+        return None
+
+    def _kept(self, order: Order) -> Reply | None:
+        """Return the answer in the outbox; one that cannot be read is worked out again."""
+        try:
+            return self._outbox.find(order)
+        except StateError as error:
+            log.warning("%s; it is worked out again", error)
+            self._outbox.drop(order)
+            return None
+
+    def _check(self, order: Order, digest: str) -> None:
+        """Refuse what is not for this plant, and what is a replay."""
+        if self._plant not in order.cohort:
+            raise UpdateError(f"order must name this plant in its cohort, got {order.cohort}")
+        newest = self._ledger.newest_round(order.run)
+        if newest is not None and order.round < newest:
+            raise PolicyError(
+                f"round must be {newest} or later in run {order.run}, got {order.round}, which is "
+                "over at this plant"
+            )
+        known = self._ledger.digest_of(order.run, order.round, kind=str(order.kind))
+        if known not in (None, digest):
+            raise UpdateError(
+                f"round {order.round} of run {order.run} was answered for another order; a round "
+                "is answered once"
+            )
+
+    def _situation(self, received: int) -> Situation:
+        now = self._now()
+        return Situation(
+            now=now,
+            rounds=self._ledger.rounds_since(now - DAY),
+            disk=shutil.disk_usage(self._folder).free,
+            needed=COPIES * received,
+        )
+
+    def _give_way(self, order: Order) -> None:
+        """Drop work that the centre has gone on from: a later round, or a run never seen here."""
+        for job in self._jobs.values():
+            same = job.order.run == order.run
+            later = order.round > job.order.round
+            if later if same else self._ledger.newest_round(order.run) is None:
+                job.why = f"stopped for round {order.round} of run {order.run}"
+                job.parts = None
+                if job is self._current:
+                    self._worker.stop(job.why)
+
+    def _serve(self) -> None:
+        """Work out jobs one after the other; this thread lives as long as the worker may."""
+        try:
+            self._worker.warm()
+            while (job := self._queue.get()) is not None and not self._closed:
+                self._work(job)
+                del job  # and with it the vectors
+                self._worker.warm()
+        finally:
+            with self._lock:
+                self._closed = True
+                for left in self._jobs.values():
+                    left.done.set()
+            self._worker.end()
+            self._ended()
+
+    def _work(self, job: Job) -> None:
+        facts: dict[str, Any] = {}
+        with self._lock:
+            self._current = job
+        try:
+            reply, facts = self._ask(job)
+        except TransferlineError as error:
+            if self._closed:
+                return
+            reply = self._refusal(job.order, error)
+        finally:
+            job.parts = None
+            with self._lock:
+                self._current = None
+        reply = self._record(job, reply, facts={**facts, **self._state(None)})
+        with self._lock:
+            job.reply = reply
+            del self._jobs[job.digest]
+        job.done.set()
+
+    def _ask(self, job: Job) -> tuple[Reply, dict[str, Any]]:
+        """Let the worker answer; if it dies, a fresh one once more, to the same bytes."""
+        try:
+            return self._attempt(job)
+        except EngineError as error:
+            log.warning("round %d of %s: %s; once more", job.order.round, job.order.run, error)
+            return self._attempt(job)
+
+    def _attempt(self, job: Job) -> tuple[Reply, dict[str, Any]]:
+        """Let the worker answer, within what is left of the time."""
+        left = job.arrived + job.seconds - time.monotonic()
+        parts = job.parts
+        if parts is None:
+            raise StoppedError(job.why)
+        if left <= 0:
+            raise StoppedError(f"stopped after {job.seconds:.0f} s, waiting for another order")
+        self._ledger.note(self._state(job), at=self._now())
+        result = self._worker.work(
+            parts,
+            seconds=left,
+            unwanted=lambda: job.why,
+            gpu_memory_share=self._settings.policy.gpu_memory_share,
+        )
+        return unpack_reply(result.parts), result.facts
+
+    def _state(self, job: Job | None) -> dict[str, Any]:
+        """Return the facts of this moment."""
+        disk = shutil.disk_usage(self._folder)
+        work = None
+        if job is not None:
+            order = job.order
+            work = {"run": order.run, "round": order.round, "kind": str(order.kind)}
+            work["since"] = self._now().isoformat(timespec="seconds")
+        worker = self._worker
+        return {
+            "work": work,
+            "queue": self._queue.qsize(),
+            "worker": {"pid": worker.pid, "starts": worker.starts, "killed": worker.killed},
+            "disk": {"free": disk.free, "total": disk.total},
+        }
+
+    def _record(
+        self,
+        job: Job,
+        reply: Reply,
+        *,
+        repeated: bool = False,
+        facts: dict[str, Any] | None = None,
+    ) -> Reply:
+        """Put an answer on record and in the log; one that cannot be recorded is not given."""
+        head, order = reply.head(), job.order
+        entry = Answer(
+            at=self._now(),
+            run=order.run,
+            round=order.round,
+            kind=str(order.kind),
+            release=order.release,
+            digest=job.digest,
+            repeated=repeated,
+            outcome=str(reply.outcome),
+            reason=reply.reason,
+            head=head,
+            received=job.received,
+            sent=len(head) + (0 if reply.vector is None else reply.vector.nbytes),
+            seconds=round(time.monotonic() - job.arrived, 3),
+        )
+        try:
+            if not self._told(entry):
+                self._ledger.add(entry, facts=facts)
+        except StateError as error:
+            return self._refusal(order, error)
+        _tell(entry, facts or {})
+        return reply
+
+    def _told(self, entry: Answer) -> bool:
+        """Whether the newest entry says the same refusal: who asks again and again adds nothing."""
+        last = self._ledger.last()
+        return (
+            entry.outcome == Outcome.DECLINED
+            and last is not None
+            and (last.digest, last.outcome, last.reason)
+            == (entry.digest, entry.outcome, entry.reason)
+        )
+
+    def _refusal(self, order: Order, error: TransferlineError) -> Reply:
+        """Return the answer that an error is: what the policy says in words, else a code."""
+        log.warning("round %d of %s: %s", order.round, order.run, error)
+        told = isinstance(error, PolicyError | StoppedError)
+        declined = isinstance(error, PolicyError | UpdateError)
+        return Reply(
+            plant=self._plant,
+            run=order.run,
+            round=order.round,
+            release=order.release,
+            outcome=Outcome.DECLINED if declined else Outcome.FAILED,
+            reason=str(error) if told else error.code,
+        )
+
+
+def _tell(entry: Answer, facts: dict[str, Any]) -> None:
+    """Write the round's line into the log."""
+    what = "answered again" if entry.repeated else entry.outcome
+    line = f"round {entry.round} of {entry.run}: {what} after {entry.seconds:.1f} s"
+    if training := facts.get("training"):
+        line += (
+            f", trained {training['seconds']:.1f} s at {training['images_per_second']:g} images/s"
+        )
+    shown = [
+        f"{stage} {entry.scores[stage]['balanced_accuracy']:.3f}"
+        for stage in ("incoming", "trained", "tuned", "deployed")
+        if "balanced_accuracy" in entry.scores.get(stage, {})
+    ]
+    if shown:
+        line += f", balanced accuracy {', '.join(shown)}"
+    log.info("%s, sent %.1f MB", line, entry.sent / 1e6)

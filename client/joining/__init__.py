@@ -1,0 +1,1 @@
+"""How a plant becomes part of a federation, and stays it."""

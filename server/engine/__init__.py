@@ -1,0 +1,1 @@
+"""Flower's SuperLink and nginx below the centre, and the runs that they carry."""

@@ -1,0 +1,1 @@
+"""What the centre knows, in one database, and who may write it."""
