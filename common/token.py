@@ -104,7 +104,10 @@ class Token:
         try:
             coded = text.removeprefix(PREFIX)
             raw = base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True)
-            secret, authority, plant, address, expires = _split(raw[:-_SUM])
+            body = raw[:-_SUM]
+            if raw[-_SUM:] != _checksum(body):
+                raise ValueError("mistyped")
+            secret, authority, plant, address, expires = _split(body)
             token = cls(
                 secret=secret.decode("ascii"),
                 authority=authority.hex(),
@@ -114,7 +117,7 @@ class Token:
             )
         except (ValueError, OverflowError, OSError):
             token = None
-        # Written again it must be the same line, checksum included.
+        # Written again it must be the same line.
         if token is None or not _sound(token) or token.text() != text:
             # Neither the cause nor the line: both show the secret.
             raise IdentityError(

@@ -212,7 +212,7 @@ def test_an_order_without_a_vector_and_the_deadline_pass_too(daemon: Daemon) -> 
     order.metadata.ttl = 77.0
     got = bridge.app(order, context())
     assert bridge.from_record(got.content) == Parts(head="{}", seal="s")
-    assert 60 < daemon.seconds <= 77
+    assert 60 < daemon.seconds < 78  # the two ends' clocks differ by a little
 
 
 def test_at_a_plant_nobody_says_hello(daemon: Daemon) -> None:
@@ -249,7 +249,8 @@ import client.app
 seconds, new = time.process_time() - start, set(sys.modules) - before
 ours = {name for name in new if name.split(".")[0] in ("client", "common")}
 assert ours <= {
-    "client", "client.app", "client.link.bridge_client", "common", "common.errors", "common.home",
+    "client", "client.app", "client.link", "client.link.bridge_client", "common", "common.errors",
+    "common.home",
     "common.wire", "common.wire.parts", "common.wire.pieces", "common.wire.plant_pb2",
     "common.wire.plant_pb2_grpc",
 }, ours
