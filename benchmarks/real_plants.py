@@ -110,7 +110,7 @@ def config(case: Case, *, method: str, seed: int) -> FederationConfig:
     weights = (DATA / "weights" / "mobilenet_v2_imagenet.safetensors").resolve()
     return FederationConfig.model_validate(
         {
-            "name": case.title,
+            "name": "real plants",
             "backbone": "mobilenet_v2",
             "weights": str(weights),
             "mean": [0.5, 0.5, 0.5],
