@@ -33,8 +33,8 @@ MESSAGES = "common.wire.messages"
 FOLDER = "TRANSFERLINE_LINK"  #: environment: the link's folder, with its keys for mutual TLS
 PATIENCE = 60.0  #: seconds to wait for a daemon that is not there, or is just started again
 LONGEST = 7 * 86400.0  #: seconds that an answer may take, whatever the message says
-DTYPE = "float32"
-STYPE = "transferline.le"  #: as in `server.fleet`
+DTYPE = "uint8"
+STYPE = "transferline.bytes"  #: as in `server.fleet`
 FAILED = 100  #: an error of the plant's; Flower's own codes lie below
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def to_record(parts: Parts) -> RecordDict:
         head["seal"] = parts.seal
     record = RecordDict({"head": head})
     if parts.vector is not None:
-        array = Array(DTYPE, (len(parts.vector) // 4,), STYPE, parts.vector)
+        array = Array(DTYPE, (len(parts.vector),), STYPE, parts.vector)
         record["vector"] = ArrayRecord({"flat": array})
     return record
 

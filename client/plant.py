@@ -39,11 +39,15 @@ from common.backbone import Network, build, read_tensors, write_tensors
 from common.config import FederationConfig, PlantConfig, load_plant
 from common.errors import ConfigError, TransferlineError, UpdateError
 from common.files import write_atomic
+from common.forms import Turn
 from common.orders import Kind, Order, Outcome, Release, Reply
 from common.sharing import FEDERATED as SHARING
 from common.toml import commented
 
 log = logging.getLogger(__name__)
+
+#: Name under which what the last update left out lies beside the personal part.
+LEFT = "update.left"
 
 Scores = dict[str, dict[str, float]]
 
@@ -176,6 +180,7 @@ class Plant:
                 scores["local"] = dict(local.scores)
         before = self.store.before(run=order.run, round=order.round)
         work = self._work(release, config, moment=order.round, personal=before)
+        left = work.extra.pop(LEFT, None)
         with clock("evaluate"):
             if not work.first:
                 scores["incoming"] = work.trainer.validate(work.network)
@@ -185,9 +190,11 @@ class Plant:
         with clock("protect"):
             trained, weight = work.snapshot(), len(work.train)
             update = cut_update(work.network, trained, release, config=config, weight=weight)
-            update = protect(update, config)
+            turn = Turn(run=order.run, round=order.round)
+            sent = protect(update, config, turn=turn, left=left)
+        kept = {} if sent.left is None else {LEFT: sent.left}
         self.store.add(
-            {**own_part(work.network, trained, config=config), **work.extra},
+            {**own_part(work.network, trained, config=config), **work.extra, **kept},
             kind="round",
             run=order.run,
             round=order.round,
@@ -197,7 +204,7 @@ class Plant:
         self._note(work.trainer, seconds=clock.seconds["train"])
         return self._reply(
             order,
-            vector=update.vector,
+            payload=sent.payload,
             schema=update.schema.digest,
             weight=update.weight,
             scores=scores,

@@ -1,7 +1,7 @@
 """What travels between centre and plant: releases, orders, replies.
 
-Each is a frozen value with a JSON head and, for releases and replies, one flat float32 vector
-beside it. How they cross a wire (Flower's Message, a gRPC stream, a function call) is the
+Each is a frozen value with a JSON head and, beside it, one flat float32 vector of a release or the
+bytes of an update. How they cross a wire (Flower's Message, a gRPC stream, a function call) is the
 transport's business; what they mean is here, once.
 """
 
@@ -118,9 +118,10 @@ class Reply:
 
     Attributes
     ----------
-    vector : trained minus released values of the tensors that travel; None without an update.
+    payload : trained minus released values of the tensors that travel, in the form that the order
+        asks for (`common.forms`); None without an update.
     schema : digest of the update's schema ("" without an update).
-    weight : training examples behind the vector.
+    weight : training examples behind the payload.
     scores : by stage, then by metric, on the plant's validation split; stages are
         ``incoming``, ``trained``, ``tuned``, ``deployed``.
     seconds : by phase: ``evaluate``, ``train``, ``tune``, ...
@@ -133,7 +134,7 @@ class Reply:
     release: str
     outcome: Outcome
     reason: str = ""
-    vector: Vector | None = None
+    payload: bytes | None = None
     schema: str = ""
     weight: int = 0
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -141,17 +142,17 @@ class Reply:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def head(self) -> str:
-        """Everything but the vector, as JSON."""
+        """Everything but the payload, as JSON."""
         fields = {name: getattr(self, name) for name in _HEAD}
         return json.dumps({**fields, "outcome": str(self.outcome)}, sort_keys=True)
 
     @classmethod
-    def of(cls, head: str, vector: Vector | None) -> Reply:
-        """Put a reply together from its head and its vector."""
+    def of(cls, head: str, payload: bytes | None) -> Reply:
+        """Put a reply together from its head and its payload."""
         fields = json.loads(head)
         return cls(
             **{**{name: fields[name] for name in _HEAD}, "outcome": Outcome(fields["outcome"])},
-            vector=vector,
+            payload=payload,
         )
 
 

@@ -46,6 +46,11 @@ class Schema:
         return sum(prod(shape) for shape in self.shapes.values())
 
     @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Number of values of each tensor, in order."""
+        return tuple(prod(shape) for shape in self.shapes.values())
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical text, as hex."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

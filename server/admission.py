@@ -16,6 +16,7 @@ import numpy as np
 
 from common.config import FederationConfig
 from common.errors import UpdateError
+from common.forms import Form, Turn, form_of
 from common.orders import Kind, Order, Outcome, Reply
 from common.update import Schema, Vector
 
@@ -31,7 +32,7 @@ class Rejected(UpdateError):  # noqa: N818  it names the reply's fate, not a fau
     Attributes
     ----------
     code : a fixed word: ``stale``, ``stranger``, ``twice``, ``revoked``, ``head``, ``scores``,
-        ``update``, ``schema``, ``shape``, ``finite``, ``norm`` or ``weight``.
+        ``update``, ``schema``, ``form``, ``finite``, ``norm`` or ``weight``.
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -47,8 +48,8 @@ def admit(
     config: FederationConfig,
     answered: Collection[str] = (),
     enrolled: bool = True,
-) -> None:
-    """Return if the reply answers the order soundly.
+) -> Vector | None:
+    """Return the update of a reply that answers the order soundly; None where it is to bring none.
 
     Parameters
     ----------
@@ -66,9 +67,11 @@ def admit(
         raise Rejected("revoked", f"plant must take part, got {reply.plant}, which is revoked")
     _check_head(reply)
     if order.kind is Kind.TRAIN and reply.outcome is Outcome.DONE:
-        _check_update(reply, schema, config)
-    elif reply.vector is not None:
+        turn = Turn(run=order.run, round=order.round)
+        return _read_update(reply, form_of(config.update, schema=schema, turn=turn), schema, config)
+    if reply.payload is not None:
         raise Rejected("update", f"a reply {reply.outcome} to {order.kind} must bring no update")
+    return None
 
 
 def norm_of(vector: Vector) -> float:
@@ -120,25 +123,24 @@ def _are_numbers(values: object) -> bool:
     )
 
 
-def _check_update(reply: Reply, schema: Schema, config: FederationConfig) -> None:
-    vector = reply.vector
-    if vector is None:
-        raise Rejected("update", "a reply to train must bring an update, got none")
+def _read_update(reply: Reply, form: Form, schema: Schema, config: FederationConfig) -> Vector:
+    """Decode an update once its size is known to be right, and check what it says."""
+    if not isinstance(reply.payload, bytes | memoryview):
+        got = "none" if reply.payload is None else type(reply.payload).__name__
+        raise Rejected("update", f"a reply to train must bring an update, got {got}")
     if reply.schema != schema.digest:
         raise Rejected("schema", f"schema must be {schema.digest[:12]}, got {reply.schema!r:.14}")
-    if not isinstance(vector, np.ndarray):
-        raise Rejected("shape", f"update must be an array, got {type(vector).__name__}")
-    if vector.dtype != np.float32 or vector.shape != (schema.size,):
-        raise Rejected(
-            "shape",
-            f"update must be float32 of shape ({schema.size},), got {vector.dtype} {vector.shape}",
-        )
+    # Not isinstance: True is an int too.
+    if type(reply.weight) is not int or reply.weight < 1:
+        raise Rejected("weight", f"weight must be an integer from 1, got {reply.weight!r}")
+    try:
+        vector = form.decode(reply.payload)
+    except UpdateError as error:
+        raise Rejected("form", str(error)) from error
     norm = norm_of(vector)
     if not math.isfinite(norm):
         raise Rejected("finite", "values must be finite, got NaN or infinity")
     limit = config.server.max_update_norm
     if norm > limit:
         raise Rejected("norm", f"norm must be at most {limit:g}, got {norm:g}")
-    # Not isinstance: True is an int too.
-    if type(reply.weight) is not int or reply.weight < 1:
-        raise Rejected("weight", f"weight must be an integer from 1, got {reply.weight!r}")
+    return vector

@@ -33,8 +33,8 @@ LATE = 30.0  #: seconds that a message outlives its round's deadline
 AWAY = 240.0  #: seconds that a round waits for a plant whose node is gone
 RETRY = (2.0, 30.0)  #: seconds before an order is sent again: first, longest
 ATTEMPTS = 20  #: sendings of one order to one plant
-DTYPE = "float32"
-STYPE = "transferline.le"  #: raw values; Flower does not look inside
+DTYPE = "uint8"
+STYPE = "transferline.bytes"  #: Flower does not look inside
 
 #: Flower's codes for a reply that was lost with a message, its reply, a node or a bridge, and ours
 #: for a bridge that did not reach its daemon. The plant itself has not answered.
@@ -349,7 +349,7 @@ def to_record(parts: Parts) -> RecordDict:
     head = {"json": parts.head} | ({"seal": parts.seal} if parts.seal else {})
     record = RecordDict({"head": ConfigRecord(dict(head))})
     if parts.vector is not None:
-        array = Array(DTYPE, (len(parts.vector) // 4,), STYPE, parts.vector)
+        array = Array(DTYPE, (len(parts.vector),), STYPE, parts.vector)
         record["vector"] = ArrayRecord({"flat": array})
     return record
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
-
 from common.config import FederationConfig
 from common.errors import UpdateError
 from common.orders import Kind, Order, Outcome, Release, Reply
@@ -76,7 +74,7 @@ class Tally:
         """
         weight = 0
         try:
-            admit(
+            vector = admit(
                 reply,
                 order=self._order,
                 schema=self._schema,
@@ -84,8 +82,8 @@ class Tally:
                 answered=self.rows.keys(),
                 enrolled=enrolled,
             )
-            if self.mean is not None and reply.vector is not None:
-                weight = self.mean.add(reply.vector, weight=reply.weight)
+            if self.mean is not None and vector is not None:
+                weight = self.mean.add(vector, weight=reply.weight)
         except UpdateError as error:
             return self._refuse(reply, error)
         row = self._row(reply.plant, str(reply.outcome), reply.reason)
@@ -139,4 +137,4 @@ def _bytes_up(reply: Reply) -> int:
         head = len(reply.head())
     except (TypeError, ValueError):  # refused for that very reason
         head = 0
-    return head + (reply.vector.nbytes if isinstance(reply.vector, np.ndarray) else 0)
+    return head + (len(reply.payload) if isinstance(reply.payload, bytes | memoryview) else 0)

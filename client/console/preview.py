@@ -35,7 +35,7 @@ BESIDE = {
     "seconds": "how long each phase took",
     "notes": "after the last round: whether the release was adopted, by what difference, and on "
     "how many validation images",
-    "vector": "the tensors above, as one flat array: trained minus released values",
+    "payload": "the tensors above as trained minus released values, in the form above",
 }
 
 #: What goes with every message, and what the plant said of itself when it joined.

@@ -344,7 +344,7 @@ class Desk:
             reason=reply.reason,
             head=head,
             received=job.received,
-            sent=len(head) + (0 if reply.vector is None else reply.vector.nbytes),
+            sent=len(head) + len(reply.payload or b""),
             seconds=round(time.monotonic() - job.arrived, 3),
         )
         try:

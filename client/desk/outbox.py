@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
 
 from common.errors import StateError, UpdateError
 from common.files import load_tensors, save_tensors
@@ -46,7 +50,7 @@ class Outbox:
                     f"round {order.round} of run {order.run} was answered for another order; "
                     "a round is answered once"
                 )
-            return Reply.of(metadata["head"], tensors.get("update"))
+            return Reply.of(metadata["head"], _bytes(tensors.get("update")))
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"{path} is damaged: {error!r}; restore it from a backup") from error
 
@@ -58,7 +62,8 @@ class Outbox:
         StateError
             If the folder cannot be written.
         """
-        tensors = {} if reply.vector is None else {"update": reply.vector}
+        payload = reply.payload
+        tensors = {} if payload is None else {"update": np.frombuffer(payload, np.uint8)}
         metadata = {"head": reply.head(), "order": order_digest(order)}
         save_tensors(self._path(order), tensors, metadata)
         filed = sorted(self.folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns)
@@ -72,6 +77,11 @@ class Outbox:
     def _path(self, order: Order) -> Path:
         """Return the place of an answer; the run's name comes from outside and stays one name."""
         return self.folder / f"{quote(order.key, safe='')}.safetensors"
+
+
+def _bytes(filed: npt.NDArray[Any] | None) -> bytes | None:
+    """Return what was filed; before there were forms it was filed as float32 values."""
+    return None if filed is None else filed.tobytes()
 
 
 def order_digest(order: Order) -> str:

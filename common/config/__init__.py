@@ -22,6 +22,7 @@ from common.config.plant import (
     load_plant,
 )
 from common.config.section import Section
+from common.config.update import UpdateConfig
 
 __all__ = [
     "CentreConfig",
@@ -35,6 +36,7 @@ __all__ = [
     "Section",
     "ServerConfig",
     "TrainingConfig",
+    "UpdateConfig",
     "load_centre",
     "load_federation",
     "load_plant",

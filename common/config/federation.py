@@ -16,6 +16,7 @@ from common.config.section import (
     Section,
     Spreads,
 )
+from common.config.update import UpdateConfig
 from common.sharing import FEDERATED
 from common.toml import commented, read_toml, validate
 
@@ -194,6 +195,7 @@ class FederationConfig(Section):
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
     methods: MethodConfig = Field(default_factory=lambda: MethodConfig())
     server: ServerConfig = Field(default_factory=lambda: ServerConfig())
+    update: UpdateConfig = Field(default_factory=lambda: UpdateConfig())
     plants: dict[str, PlantSection] = Field(
         default_factory=dict, description="Per plant, by folder name."
     )

@@ -1,12 +1,11 @@
-"""Orders and replies as plain parts: a JSON head and the bytes of one flat vector.
+"""Orders and replies as plain parts: a JSON head, and bytes.
 
 A transport puts both into whatever it sends and hands them back at the other end, where
 everything is checked before it is used: format, size against the schema before a value is looked
-at, types and ranges of every field. The vector is little-endian float32 and is never copied on
-arrival: what comes back is a read-only view of the bytes.
+at, types and ranges of every field. A release is little-endian float32 and is never copied on
+arrival: what comes back is a read-only view of the bytes. An update stays bytes in its form.
 
-Not covered: whether an update is finite and of the right schema (`server.admission`), and who sent
-it (signatures).
+Not covered: what the bytes of an update say (`server.admission`), and who sent it (signatures).
 """
 
 from __future__ import annotations
@@ -138,12 +137,12 @@ def pack_reply(reply: Reply) -> Parts:
     """Return the parts of a reply; an overlong reason is cut."""
     fields = json.loads(reply.head())
     fields["reason"] = fields["reason"][:REASON_LIMIT]
-    vector = None if reply.vector is None else vector_bytes(reply.vector)
-    return Parts(head=json.dumps({"format": FORMAT, "reply": fields}), vector=vector)
+    head = json.dumps({"format": FORMAT, "reply": fields})
+    return Parts(head=head, vector=reply.payload)
 
 
 def unpack_reply(parts: Parts) -> Reply:
-    """Check and read a reply; its vector is a read-only view of the bytes.
+    """Check and read a reply; what its bytes say is not looked at.
 
     Raises
     ------
@@ -151,8 +150,9 @@ def unpack_reply(parts: Parts) -> Reply:
         If the parts are not a reply or a field is out of its range.
     """
     fields = _read_head(_ReplyHead, parts.head, "reply").reply
-    vector = None if parts.vector is None else bytes_vector(parts.vector)
-    return Reply.of(json.dumps(fields.model_dump(mode="json", by_alias=True)), vector)
+    if parts.vector is not None and len(parts.vector) > VECTOR_LIMIT:
+        raise UpdateError(f"update must have at most {VECTOR_LIMIT} bytes, got {len(parts.vector)}")
+    return Reply.of(json.dumps(fields.model_dump(mode="json", by_alias=True)), parts.vector)
 
 
 def pack_hello(plant: str) -> Parts:

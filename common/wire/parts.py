@@ -1,4 +1,4 @@
-"""What a transport carries, whatever it means: two texts and the bytes of one flat vector.
+"""What a transport carries, whatever it means: two texts and bytes: a flat vector, or an update.
 
 Apart from `common.wire.messages`, so that the bridge (`client.app`), which only passes parts on,
 imports neither numpy nor pydantic.
@@ -19,7 +19,8 @@ class Parts:
     Attributes
     ----------
     head : JSON text.
-    vector : little-endian float32 values, or None where there are none.
+    vector : of an order the release's values, little-endian float32; of a reply the update in its
+        form (`common.forms`); None where there is none.
     seal : signed envelope (`common.wire.seals`), JSON text; "" in simulation.
     """
 

@@ -38,7 +38,7 @@ SKIP_REASONS = ("connected", "replies")
 #: Why a reply was not counted: codes of `server.admission.Rejected` and of `common.errors`.
 REASONS = (
     *("stale", "stranger", "twice", "head", "scores", "update"),
-    *("schema", "shape", "finite", "norm", "weight"),
+    *("schema", "form", "finite", "norm", "weight"),
     *("error", "config", "data", "backbone", "training", "aggregation"),
     *("state", "engine", "identity", "policy", "revoked"),
 )

@@ -46,7 +46,7 @@ class Echo:
             round=order.round,
             release=order.release,
             outcome=Outcome.DONE,
-            vector=release.vector,
+            payload=release.vector.tobytes(),
             schema=release.schema.digest,
             weight=7,
         )
@@ -115,8 +115,7 @@ def test_an_order_reaches_the_plant_and_its_reply_comes_back(home: Path) -> None
     got = bridge.app(message(order_record(), "train"), context(partition_id=0))
     reply = unpack_reply(bridge.from_record(got.content))
     assert (reply.plant, reply.run, reply.round, reply.weight) == ("steel", "r", 1, 7)
-    assert reply.vector is not None
-    assert reply.vector.tobytes() == RELEASE.vector.tobytes()
+    assert reply.payload == RELEASE.vector.tobytes()
     assert got.metadata.reply_to_message_id == "m"
 
 

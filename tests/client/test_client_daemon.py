@@ -211,7 +211,7 @@ def test_memory_stays_flat_and_torch_outside(
             round=1,
             release=kept.release,
             outcome=Outcome.DONE,
-            vector=LARGE.vector,
+            payload=LARGE.vector.tobytes(),
         ),
     )
     process = psutil.Process(at.process.pid)
@@ -222,7 +222,7 @@ def test_memory_stays_flat_and_torch_outside(
             declined = centre.seal(replace(order, round=number), LARGE)
             assert unpack_reply(client.answer(declined, seconds=30)).outcome == "declined"
             done = unpack_reply(client.answer(centre.seal(kept, LARGE), seconds=30))
-            assert done.vector is not None
+            assert done.payload is not None
         return int(process.memory_info().rss)
 
     with PlantClient(at.address) as client:

@@ -125,11 +125,11 @@ def test_a_day_at_the_desk(line: Callable[..., Line], order: Order, release: Rel
     at = line(running=True)
     first = at.ask(order, release)
     assert first.outcome is Outcome.DONE
-    assert first.vector is not None
+    assert first.payload is not None
     entry = at.ledger.last()
     assert entry is not None
     assert (entry.run, entry.round, entry.outcome) == ("seed-0", 1, "done")
-    assert entry.sent > first.vector.nbytes
+    assert entry.sent > len(first.payload)
     assert entry.scores == first.scores
     facts = at.ledger.facts()
     assert facts["work"] is None
@@ -139,8 +139,8 @@ def test_a_day_at_the_desk(line: Callable[..., Line], order: Order, release: Rel
 
     # The same order again: the same bytes, and the ledger says that it was a repetition.
     again = at.ask(order, release)
-    assert again.vector is not None
-    assert again.vector.tobytes() == first.vector.tobytes()
+    assert again.payload is not None
+    assert again.payload == first.payload
     assert again.head() == first.head()
     assert [one.repeated for one in at.ledger.history(repeated=True)] == [True, False]
 
@@ -156,9 +156,9 @@ def test_a_day_at_the_desk(line: Callable[..., Line], order: Order, release: Rel
     for thread, _ in threads:
         thread.join()
     one, two = (got[0] for _, got in threads)
-    assert one.vector is not None
-    assert two.vector is not None
-    assert one.vector.tobytes() == two.vector.tobytes()
+    assert one.payload is not None
+    assert two.payload is not None
+    assert one.payload == two.payload
     assert [entry.round for entry in at.ledger.history()] == [2, 1]
     assert len(at.ledger.history(repeated=True)) == 3
 
@@ -166,8 +166,8 @@ def test_a_day_at_the_desk(line: Callable[..., Line], order: Order, release: Rel
     path = at.plant.folder / "outbox" / f"{second.key}.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     healed = at.ask(second, release)
-    assert healed.vector is not None
-    assert healed.vector.tobytes() == one.vector.tobytes()
+    assert healed.payload is not None
+    assert healed.payload == one.payload
     assert at.worker.starts == 1
 
 
@@ -330,4 +330,4 @@ def test_a_ledger_that_cannot_be_written_gives_no_answer(
     for path in at.plant.folder.glob("ledger.db*"):
         path.unlink()
     got = at.ask(order, release)
-    assert (got.outcome, got.reason, got.vector) == (Outcome.FAILED, "state", None)
+    assert (got.outcome, got.reason, got.payload) == (Outcome.FAILED, "state", None)

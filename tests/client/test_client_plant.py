@@ -52,8 +52,8 @@ def times(plant: Plant) -> dict[str, int]:
 
 def sent(reply: Reply) -> bytes:
     assert reply.outcome is Outcome.DONE, reply.reason
-    assert reply.vector is not None
-    return reply.vector.tobytes()
+    assert reply.payload is not None
+    return reply.payload
 
 
 def test_a_plant_trains_alone_before_its_first_round(
@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_declined(
     ):
         reply = plant.answer(declined, brought)
         assert (reply.outcome, reply.reason) == (Outcome.DECLINED, "update")
-        assert reply.vector is None
+        assert reply.payload is None
         assert digest(plant) == before
 
 
@@ -180,7 +180,7 @@ def test_training_that_fails_leaves_the_plant_as_it_was(
     before = digest(plant)
     reply = plant.answer(order, release)
     assert (reply.outcome, reply.reason) == (Outcome.FAILED, "training")
-    assert reply.vector is None
+    assert reply.payload is None
     assert digest(plant) == before
 
 
@@ -271,7 +271,7 @@ def test_alone_then_adoption(
     order = order_for(config, release, kind=Kind.ADOPT, round=3)
     reply = plant.answer(order, release)
     assert reply.outcome is Outcome.DONE
-    assert reply.vector is None
+    assert reply.payload is None
     assert reply.notes["adopted"] is True  # whatever it is: the margin allows all
     assert reply.notes["source"] == "federated"
     assert set(reply.scores) == {"tuned", "deployed"}

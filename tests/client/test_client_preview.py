@@ -38,10 +38,10 @@ def test_it_shows_the_very_update(
     release = release_of(config)
     reply = plant_of("ash").answer(order_for(config, release), release)
     assert reply.outcome is Outcome.DONE
-    assert reply.vector is not None
+    assert reply.payload is not None
 
     found = preview(config, classes=2)
-    assert found.size == reply.vector.nbytes
+    assert found.size == len(reply.payload)
     assert Schema({one.name: one.shape for one in found.tensors}).digest == reply.schema
     assert found.arrives == release.vector.nbytes
     assert found.size + sum(found.kept.values()) == preview_of_everything(config)

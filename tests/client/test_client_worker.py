@@ -63,9 +63,8 @@ def test_it_answers_as_the_plant_itself_and_stays_warm(
     twin = plant_of(folder="twin").answer(order_for(small_config, release), release)
     reply = unpack_reply(first.parts)
     assert reply.outcome is Outcome.DONE
-    assert reply.vector is not None
-    assert twin.vector is not None
-    assert reply.vector.tobytes() == twin.vector.tobytes()
+    assert reply.payload is not None
+    assert reply.payload == twin.payload
 
     assert first.facts["data"] == plant.data(small_config).counts
     training = first.facts["training"]

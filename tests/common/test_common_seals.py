@@ -62,7 +62,7 @@ def order(**changes: Any) -> Order:
 def reply(**changes: Any) -> Reply:
     fields: dict[str, Any] = {
         "plant": "ash", "run": "r", "round": 4, "release": release().hash,
-        "outcome": Outcome.DONE, "vector": np.ones(6, np.float32), "weight": 9,
+        "outcome": Outcome.DONE, "payload": np.ones(6, np.float32).tobytes(), "weight": 9,
     }  # fmt: skip
     return Reply(**(fields | changes))
 
@@ -95,7 +95,7 @@ def test_an_order_comes_back_with_a_nonce_of_its_sending() -> None:
 def test_a_reply_comes_back_with_its_signer() -> None:
     got, who = opened(sealed_reply())
     assert (got.head(), who.name, who.role) == (reply().head(), "ash", Role.PLANT)
-    declined = reply(outcome=Outcome.DECLINED, vector=None, weight=0, reason="not now")
+    declined = reply(outcome=Outcome.DECLINED, payload=None, weight=0, reason="not now")
     assert opened(sealed_reply(declined))[0].reason == "not now"
 
 
@@ -164,8 +164,8 @@ def test_an_envelope_that_says_something_else_than_its_order_is_refused(
     [
         {"weight": 10**9},
         {"scores": {"trained": {"loss": 0.0}}},
-        {"vector": np.zeros(6, np.float32)},
-        {"vector": None},
+        {"payload": bytes(24)},
+        {"payload": None},
         {"outcome": Outcome.FAILED},
         {"round": 5},
         {"plant": "elm"},

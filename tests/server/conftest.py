@@ -71,7 +71,7 @@ class Plants:
             round=order.round,
             release=order.release,
             outcome=Outcome.DONE,
-            vector=delta.astype(np.float32) if trains else None,
+            payload=delta.astype("<f4").tobytes() if trains else None,
             schema=schema.digest if trains else "",
             weight=1 + seed[1] if trains else 0,
             scores={"incoming": {"balanced_accuracy": seed[2] / 255}},

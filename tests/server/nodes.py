@@ -37,7 +37,7 @@ def done(plant: str, order: Order, release: Release) -> Reply:
         round=order.round,
         release=order.release,
         outcome=Outcome.DONE,
-        vector=release.vector * 2,
+        payload=(release.vector * 2).tobytes(),
         weight=len(plant),
     )
 

@@ -22,11 +22,11 @@ def check(good: Good, reply: Reply, **changes: Any) -> None:
     admit(reply, order=order, schema=schema, config=config, **changes)
 
 
-def with_value(reply: Reply, value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-    assert reply.vector is not None
-    vector = reply.vector.copy()
+def with_value(reply: Reply, value: float) -> bytes:
+    assert reply.payload is not None
+    vector = np.frombuffer(reply.payload, np.float32).copy()
     vector[3] = value
-    return vector
+    return vector.tobytes()
 
 
 def test_a_sound_reply_is_admitted(good: Good) -> None:
@@ -41,15 +41,15 @@ def test_a_sound_reply_is_admitted(good: Good) -> None:
         ("stale", {"release": "0" * 64}),
         ("stranger", {"plant": "yew"}),
         ("stranger", {"plant": ["ash"]}),
-        ("update", {"vector": None}),
+        ("update", {"payload": None}),
         ("schema", {"schema": "0" * 64}),
         ("schema", {"schema": ""}),
         ("schema", {"schema": 7}),
-        ("shape", {"vector": np.zeros(1, np.float32)}),
-        ("shape", {"vector": np.zeros((131, 1), np.float32)}),
-        ("shape", {"vector": np.zeros(131, np.float64)}),
-        ("shape", {"vector": np.zeros(131, ">f4")}),
-        ("shape", {"vector": [0.0] * 131}),
+        ("form", {"payload": bytes(4)}),
+        ("form", {"payload": b""}),
+        ("form", {"payload": bytes(4 * 131 + 1)}),
+        ("update", {"payload": np.zeros(131, np.float32)}),
+        ("update", {"payload": [0.0] * 131}),
         ("weight", {"weight": 0}),
         ("weight", {"weight": -3}),
         ("weight", {"weight": 1.5}),
@@ -81,7 +81,7 @@ def test_what_is_refused_and_why(good: Good, code: str, change: dict[str, Any]) 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_refused(good: Good, value: float) -> None:
     with pytest.raises(Rejected) as caught:
-        check(good, replace(good[1], vector=with_value(good[1], value)))
+        check(good, replace(good[1], payload=with_value(good[1], value)))
     assert caught.value.code == "finite"
 
 
@@ -89,10 +89,10 @@ def test_the_norm_has_a_limit_that_is_reached(good: Good) -> None:
     limit = good[3].server.max_update_norm
     vector = np.zeros(good[2].size, np.float32)
     vector[0] = limit
-    check(good, replace(good[1], vector=vector))
+    check(good, replace(good[1], payload=vector.tobytes()))
     vector[0] = np.nextafter(np.float32(limit), np.float32(np.inf))
     with pytest.raises(Rejected, match="norm must be at most 100"):
-        check(good, replace(good[1], vector=vector))
+        check(good, replace(good[1], payload=vector.tobytes()))
 
 
 def test_a_plant_answers_once(good: Good) -> None:
@@ -103,13 +103,13 @@ def test_a_plant_answers_once(good: Good) -> None:
 
 def test_a_plant_may_decline_or_fail_without_an_update(good: Good) -> None:
     for outcome in (Outcome.DECLINED, Outcome.FAILED):
-        check(good, replace(good[1], outcome=outcome, reason="hours", vector=None, weight=0))
+        check(good, replace(good[1], outcome=outcome, reason="hours", payload=None, weight=0))
 
 
 def test_a_reply_to_adopt_brings_no_update(good: Good) -> None:
     order, reply, schema, config = good
     order = replace(order, kind=Kind.ADOPT)
-    admit(replace(reply, vector=None), order=order, schema=schema, config=config)
+    admit(replace(reply, payload=None), order=order, schema=schema, config=config)
     with pytest.raises(Rejected, match="must bring no update"):
         admit(reply, order=order, schema=schema, config=config)
 

@@ -99,8 +99,7 @@ def test_replies_arrive_and_are_exact(nodes: Nodes, answer_with: Callable[..., N
     assert sorted(replies) == ["steel", "wood"]
     for plant, reply in replies.items():
         assert (reply.outcome, reply.weight) == (Outcome.DONE, len(plant))
-        assert reply.vector is not None
-        assert reply.vector.tobytes() == (RELEASE.vector * 2).tobytes()
+        assert reply.payload == (RELEASE.vector * 2).tobytes()
 
 
 def test_the_first_reply_does_not_wait_for_the_last(
@@ -163,7 +162,7 @@ def test_a_wrong_answer_is_a_failed_reply(
     (reply,) = fleet.ask(order("steel"), RELEASE)
     assert (reply.plant, reply.outcome, reply.round) == ("steel", Outcome.FAILED, 1)
     assert said in reply.reason
-    assert reply.vector is None
+    assert reply.payload is None
 
 
 def test_who_is_not_connected_is_told_at_once(

@@ -102,8 +102,7 @@ def test_sealed_orders_get_sealed_replies(enrolled: Enrolled) -> None:
         "elm": Outcome.DONE,
     }
     for reply in replies.values():
-        assert reply.vector is not None
-        assert reply.vector.tobytes() == (RELEASE.vector * 2).tobytes()
+        assert reply.payload == (RELEASE.vector * 2).tobytes()
     assert enrolled.ask("ash")["ash"].outcome is Outcome.DONE
     assert len(set(enrolled.nonces)) == 2
 
@@ -144,7 +143,7 @@ def test_a_reply_that_is_not_the_plants_does_not_count(
 
     enrolled.seal = seal  # type: ignore[method-assign]
     reply = enrolled.ask("ash")["ash"]
-    assert (reply.outcome, reply.vector) == (Outcome.FAILED, None)
+    assert (reply.outcome, reply.payload) == (Outcome.FAILED, None)
     assert said in reply.reason
 
 

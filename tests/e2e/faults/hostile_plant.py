@@ -24,25 +24,29 @@ from common.orders import Reply
 FILE = "spoil"
 
 
+def vector_of(reply: Reply) -> np.ndarray:
+    assert reply.payload is not None
+    return np.frombuffer(reply.payload, np.float32).copy()
+
+
 def with_nan(reply: Reply) -> Reply:
-    assert reply.vector is not None
-    vector = reply.vector.copy()
+    vector = vector_of(reply)
     vector[len(vector) // 2] = np.nan
-    return replace(reply, vector=vector)
+    return replace(reply, payload=vector.tobytes())
 
 
 def resized(reply: Reply, *, to: float) -> Reply:
-    assert reply.vector is not None
-    return replace(reply, vector=np.resize(reply.vector, int(len(reply.vector) * to)))
+    vector = vector_of(reply)
+    return replace(reply, payload=np.resize(vector, int(len(vector) * to)).tobytes())
 
 
 SPOILERS: dict[str, Callable[[Reply], Reply]] = {
     "nan": with_nan,
-    "shape": lambda reply: replace(reply, vector=reply.vector[:-1]),  # type: ignore[index]
+    "form": lambda reply: replace(reply, payload=vector_of(reply)[:-1].tobytes()),
     "names": lambda reply: replace(reply, schema="0" * 64),
     "negative": lambda reply: replace(reply, weight=-5),
     "huge": lambda reply: replace(reply, weight=10**15),
-    "norm": lambda reply: replace(reply, vector=reply.vector * 1e6),  # type: ignore[operator]
+    "norm": lambda reply: replace(reply, payload=(vector_of(reply) * 1e6).tobytes()),
     "oversized": lambda reply: resized(reply, to=40.0),
     "other": lambda reply: replace(reply, plant="elm"),
 }
@@ -52,7 +56,7 @@ def spoiled(reply: Reply) -> Reply:
     """Return the reply as the file says."""
     path = Path(sys.argv[2]) / FILE
     kind = path.read_text().strip() if path.exists() else ""
-    return SPOILERS[kind](reply) if kind and reply.vector is not None else reply
+    return SPOILERS[kind](reply) if kind and reply.payload is not None else reply
 
 
 def spoil() -> None:

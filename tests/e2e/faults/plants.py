@@ -94,7 +94,7 @@ CASES = [
     recovered("the daemon hangs"),
     Case("two of three plants away", below_quorum, expect="skipped, 1 of 3|skipped, 0 of 3"),
     *spoiled("nan", "NaN", BAD),
-    *spoiled("shape", "a value too few", BAD),
+    *spoiled("form", "a value too few", BAD),
     *spoiled("names", "other tensors", BAD),
     *spoiled("negative", "a negative weight", BAD),
     *spoiled("huge", "a huge weight", "committed, (2 of 3.*oak rejected|3 of 3)"),
