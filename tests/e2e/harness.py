@@ -33,14 +33,14 @@ PATIENCE = 900.0  #: seconds for a run, faults included
 
 #: What a process of the tree has in its command line.
 PATTERNS = {
-    "superlink": r"-m server\.superlink",
+    "superlink": r"-m server\.engine\.superlink",
     "serverapp": r"flwr-serverapp",
     "nginx": r"nginx: master",
-    "link": r"-m client\.link",
-    "supernode": r"bin/flower-supernode|-m client\.supernode_main",
+    "link": r"-m client\.link\.link",
+    "supernode": r"bin/flower-supernode|-m client\.link\.supernode_main",
     "superexec": r"bin/flower-superexec",
-    "bridge": r"-m client\.entry",
-    "worker": r"-m client\.worker_process",
+    "bridge": r"-m client\.link\.entry",
+    "worker": r"-m client\.desk\.worker_process",
 }
 CENTRE = ("daemon", "superlink", "serverapp", "nginx")
 PLANT = ("daemon", "worker", "link", "supernode", "bridge")
