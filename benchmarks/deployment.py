@@ -4,13 +4,17 @@
     python benchmarks/deployment.py --memory 50     # memory of the daemons over 50 rounds
     python benchmarks/deployment.py --quick         # a 5 MB model, one round each: does it run?
 
-All on loopback, over TLS, with SuperNode authentication, one centre and three plants. *plain* is
-plain Flower with a client that does next to nothing, 62 arrays, its stock entry point
-(`benchmarks/plain_flower.py`), *plain, lean* the same with an entry point without needless imports.
-*transferline* is the product as installed: signatures, bridge, daemon, ledger, outbox.
+All on loopback, over TLS, with SuperNode authentication, the same edge, one centre and three nodes.
+*plain* is plain Flower with a client that does next to nothing, 62 arrays, its own entry points and
+polls (`benchmarks/plain_flower.py`); *plain, lean* the same with an entry point without needless
+imports. *transferline* is the product as installed: signatures, bridge, daemon, ledger, outbox;
+*transferline, stock* the same, but its link starts Flower's own SuperExec and ``flwr-clientapp``.
 
-Ours trains, one step on a few small images; its seconds are taken off each reply, as the plant
-measured them. Ratios are those of the last reply of a round, medians over the rounds.
+All four are up at the same time, and hold their rounds in turns, so that each has met the same
+machine. Seconds are what each ServerApp measures, from before it sends to when the last reply is
+read. Ours trains, one step on a few small images; its seconds are taken off, as the plant measured
+them. Ratios are of medians over the turns. Processor seconds are of all processes of a system, by a
+control group of its own (only as root, where there is one); what ours trains is in there.
 """
 
 from __future__ import annotations
@@ -25,8 +29,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -41,12 +45,12 @@ HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.plain_flower import plain_flower  # noqa: E402  the checkout, see above
-from tests.e2e.harness import Centre, Plant, deployment  # noqa: E402
+from benchmarks.plain_flower import Reference, plain_flower  # noqa: E402  the checkout, see above
+from tests.e2e.harness import Centre, Plant, deployment, wait_connected  # noqa: E402
 from tests.e2e.processes import wait_for  # noqa: E402
 
 PLANTS = ("ash", "elm", "oak")
-LOOK = 0.01  #: seconds between two looks at what happens
+LOOK = 0.03  #: seconds between two looks at what happens
 
 FEDERATION = """\
 name = "acme"
@@ -71,25 +75,30 @@ head_epochs = 1
 
 #: Where the seconds of a reply go, in this order.
 PARTS = (
-    "poll",  # order out, until the SuperNode begins to receive: upload to SuperLink, poll of 3 s
-    "down",  # until the bridge's process is started: edge to SuperNode
-    "start",  # until the daemon has the order: process start, imports, SuperNode to bridge, socket
+    "poll",  # order out, until the SuperNode begins to receive: to SuperLink, SuperNode's poll
+    "down",  # until the bridge's process is started: edge to SuperNode, SuperExec's poll
+    "start",  # until the daemon has the order: process start, SuperNode to bridge, socket
     "daemon",  # in the daemon, but for training: seal, ledger, worker, personal store, outbox
-    "back",  # until the SuperNode begins to send: socket, bridge to SuperNode, end of the process
-    "up",  # until the reply is read at the centre: edge, SuperLink, ServerApp
+    "back",  # until the SuperNode begins to send: socket, bridge to SuperNode
+    "up",  # until the reply is counted at the centre: edge, SuperLink, ServerApp
 )
+STOCK = ("flower-superexec", "flwr-clientapp")  #: what the link has ones of its own for
+GROUPS = Path("/sys/fs/cgroup/cpuacct")
+PLAIN, LEAN, OURS, OURS_STOCK = "plain", "plain, lean", "transferline", "transferline, stock"
 
 
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE.parent / "out/benchmarks/deployment.json")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each")
+    parser.add_argument("--rounds", type=int, default=5, help="turns, a round of each")
+    parser.add_argument("--only", default="", help="systems, by comma, instead of all four")
     parser.add_argument("--memory", type=int, default=0, metavar="ROUNDS", help="memory instead")
     parser.add_argument("--quick", action="store_true", help="a small model, one round each")
     given = parser.parse_args()
     backbone = "shufflenet_v2_x0_5" if given.quick else "resnet18"
     rounds = 1 if given.quick else given.rounds
+    systems = given.only.split(";") if given.only else [PLAIN, OURS, LEAN, OURS_STOCK]
     given.out.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"cores": os.cpu_count(), "plants": len(PLANTS), "rounds": rounds}
     with tempfile.TemporaryDirectory(prefix="tl-") as place:
@@ -99,33 +108,130 @@ def main() -> None:
             found["memory"] = memory(Path(place), data=data, rounds=given.memory)
             show_memory(found["memory"])
         else:
-            found |= compare(Path(place), data=data, rounds=rounds, backbone=backbone)
+            found |= compare(
+                Path(place), data=data, rounds=rounds, backbone=backbone, systems=systems
+            )
             show(found)
     name = given.out.with_name("deployment-memory.json") if given.memory else given.out
     name.write_text(json.dumps(found, indent=2) + "\n")
     print(f"written to {name}")
 
 
-def compare(place: Path, *, data: Path, rounds: int, backbone: str) -> dict[str, Any]:
-    """Measure plain Flower, ours, and plain Flower with a lean entry point."""
+Measure = Callable[[], dict[str, Any]]
+
+
+def compare(
+    place: Path, *, data: Path, rounds: int, backbone: str, systems: Sequence[str]
+) -> dict[str, Any]:
+    """Start the systems, and let them hold rounds in turns; the first turn is left out."""
     found: dict[str, Any] = {}
-    for name, lean in (("plain", False), ("transferline", None), ("plain, lean", True)):
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        home = place / name.replace(", ", "-")
-        if lean is None:
-            found[name] = ours(home, data=data, rounds=rounds, backbone=backbone)
-            continue
-        with plain_flower(home, nodes=len(PLANTS), lean=lean) as reference:
-            times = reference.measure(rounds=rounds, nodes=len(PLANTS))
-        found[name] = {"rounds": times}
-    for name, one in found.items():
-        one["seconds"] = round(statistics.median(one["rounds"]), 2)
-        print(f"{name}: {one['seconds']} s", file=sys.stderr, flush=True)
-    ratio = {
-        name: round(found["transferline"]["seconds"] / found[name]["seconds"], 3)
-        for name in ("plain", "plain, lean")
+    with ExitStack() as stack:
+        measures: dict[str, Measure] = {}
+        for name in systems:
+            say(f"{name} is started")
+            home = place / re.sub(r"\W+", "-", name)
+            group = stack.enter_context(counted(home.name))
+            if name in (PLAIN, LEAN):
+                reference = stack.enter_context(
+                    plain_flower(home, nodes=len(PLANTS), lean=name == LEAN)
+                )
+                measures[name] = with_processor(group, lambda r=reference: plain_round(r))
+            else:
+                home.mkdir()
+                ours = stack.enter_context(
+                    deployment(
+                        home,
+                        federation=FEDERATION.format(backbone=backbone, rounds=1),
+                        data=data,
+                        names=PLANTS,
+                        proxy=False,
+                    )
+                )
+                if name == OURS_STOCK:
+                    use_stock(*ours)
+                measures[name] = with_processor(group, lambda o=ours: our_round(*o))
+            leave_groups()
+        for turn in range(rounds + 1):
+            for name, measure in measures.items():
+                one = measure()
+                say(f"turn {turn}, {name}: {one['seconds']:.1f} s, {one['processor']} of processor")
+                if turn:
+                    found.setdefault(name, []).append(one)
+    return {"measured": {name: summary(turns) for name, turns in found.items()}}
+
+
+def summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return medians over the turns, and the turns."""
+    parts = [reply for turn in turns for reply in turn.get("replies", ())]
+    return {
+        "seconds": round(statistics.median(turn["seconds"] for turn in turns), 2),
+        "processor": median_of(turn["processor"] for turn in turns),
+        "parts": {
+            part: round(statistics.median(reply[part] for reply in parts), 2)
+            for part in PARTS
+            if parts
+        },
+        "turns": turns,
     }
-    return {"measured": found, "ratio": ratio}
+
+
+def median_of(values: Iterable[float | None]) -> float | None:
+    """Return the median of what is known, None where nothing is."""
+    known = [value for value in values if value is not None]
+    return round(statistics.median(known), 2) if known else None
+
+
+def say(text: str) -> None:
+    """Say how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# -- processor seconds -----------------------------------------------------------------------------
+
+
+@contextmanager
+def counted(name: str) -> Iterator[Path | None]:
+    """Move this process into a new control group, for what it starts next; None without rights."""
+    group = GROUPS / f"transferline-{name}-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+    except OSError:
+        yield None
+        return
+    try:
+        yield group
+    finally:
+        leave_groups()
+        with suppress(OSError):
+            group.rmdir()
+
+
+def leave_groups() -> None:
+    """Move this process back to the root group."""
+    with suppress(OSError):
+        (GROUPS / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def with_processor(group: Path | None, measure: Measure) -> Measure:
+    """Return a measure that also says the processor seconds of the group meanwhile."""
+
+    def used() -> float | None:
+        return None if group is None else int((group / "cpuacct.usage").read_text()) / 1e9
+
+    def measured() -> dict[str, Any]:
+        before = used()
+        found = measure()
+        after = used()
+        spent = None if before is None or after is None else round(after - before, 2)
+        return {**found, "processor": spent}
+
+    return measured
+
+
+def plain_round(reference: Reference) -> dict[str, Any]:
+    """Hold a round of plain Flower."""
+    return {"seconds": reference.measure(rounds=1, nodes=len(PLANTS))[0]}
 
 
 # -- ours ------------------------------------------------------------------------------------------
@@ -140,70 +246,50 @@ class Trace:
     sending: list[float] = field(default_factory=list)
 
 
-def ours(home: Path, *, data: Path, rounds: int, backbone: str) -> dict[str, Any]:
-    """Hold rounds and return their seconds and where they went.
-
-    One round more than asked is held and left out: in the first each plant loads its data.
-    """
-    home.mkdir()
-    federation = FEDERATION.format(backbone=backbone, rounds=rounds + 1)
-    with deployment(home, federation=federation, data=data, names=PLANTS, proxy=False) as (
-        centre,
-        plants,
-    ):
-        with traced(plants) as traces:
-            run, orders, arrived = follow(centre, rounds=rounds + 1)
-        replies = [
-            split(number, order=orders[number], arrived=arrived[number, name],
-                  answer=answers(plants[name])[run, number], trace=traces[name])
-            | {"plant": name, "round": number}
-            for number in range(2, rounds + 2)
-            for name in PLANTS
-        ]  # fmt: skip
-    numbers = sorted({reply["round"] for reply in replies})
-    return {
-        "rounds": [max(r["seconds"] for r in replies if r["round"] == n) for n in numbers],
-        "parts": {part: statistics.median(reply[part] for reply in replies) for part in PARTS},
-        "training": statistics.median(reply["training"] for reply in replies),
-        "replies": replies,
-    }
+def our_round(centre: Centre, plants: dict[str, Plant]) -> dict[str, Any]:
+    """Hold a run of one round; return its seconds and where they went. Its adoption is left out."""
+    with traced(plants) as traces:
+        run = centre.run("--rounds", "1")
+        order, arrived = follow(centre, run)
+    replies = [
+        split(order=order, arrived=order + arrived[name],
+              answer=answer_of(plants[name], run), trace=traces[name]) | {"plant": name}
+        for name in PLANTS
+    ]  # fmt: skip
+    assert centre.finish(run) == "finished", centre.output()
+    return {"seconds": max(reply["seconds"] for reply in replies), "replies": replies}
 
 
-def follow(
-    centre: Centre, *, rounds: int
-) -> tuple[str, dict[int, float], dict[tuple[int, str], float]]:
-    """Submit a run and return its name, when each order went out, and when each reply was in."""
-    run = centre.run()
-    orders: dict[int, float] = {}
-    arrived: dict[tuple[int, str], float] = {}
+def follow(centre: Centre, run: str) -> tuple[float, dict[str, float]]:
+    """Return when the order of a run's round went out, and each reply's seconds from there on."""
+    out: list[float] = []
 
     def look() -> bool:
         now, events = time.time(), centre.events(run)
-        for event in events:
-            if event["event"] == "RoundStarted":
-                orders.setdefault(event["round"], now)
-            elif event["event"] == "ReplyArrived":
-                assert event["outcome"] == "done", event
-                arrived.setdefault((event["round"], event["plant"]), now)
-        return any(e["event"] == "RoundClosed" and e["round"] == rounds for e in events)
+        if not out and any(event["event"] == "RoundStarted" for event in events):
+            out.append(now)
+        return any(event["event"] == "RoundClosed" for event in events)
 
-    wait_for(look, what=f"{rounds} rounds", seconds=240.0 * rounds, period=LOOK)
-    return run, orders, arrived
+    wait_for(look, what="a round", seconds=600.0, period=LOOK)
+    replies = [event for event in centre.events(run) if event["event"] == "ReplyArrived"]
+    first = [event for event in replies if event["round"] == 1]
+    assert [event["outcome"] for event in first] == ["done"] * len(PLANTS), first
+    return out[0], {event["plant"]: event["seconds"] for event in first}
 
 
 def split(
-    number: int, *, order: float, arrived: float, answer: dict[str, Any], trace: Trace
+    *, order: float, arrived: float, answer: dict[str, Any], trace: Trace
 ) -> dict[str, float]:
     """Say where the seconds of one reply went."""
     training = sum(answer["phases"].values())
     received, answered = answer["at"] - answer["seconds"], answer["at"]
     times = [
         order,
-        trace.receiving[number - 1],
-        trace.started[number - 1],
+        trace.receiving[0],
+        trace.started[0],
         received,
         answered - training,
-        trace.sending[number - 1] - training,
+        trace.sending[0] - training,
         arrived - training,
     ]
     parts = {
@@ -214,19 +300,34 @@ def split(
     return {**parts, "training": round(training, 3), "seconds": seconds}
 
 
-def answers(plant: Plant) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return what the plant's ledger says of each order that was answered."""
-    query = "SELECT run, round, at, seconds, head FROM answers WHERE repeated = 0"
+def answer_of(plant: Plant, run: str) -> dict[str, Any]:
+    """Return what the plant's ledger says of its answer in a run's first round."""
+    query = "SELECT at, seconds, head FROM answers WHERE run = ? AND round = 1 AND repeated = 0"
     with closing(sqlite3.connect(plant.folder / "ledger.db")) as database:
-        rows = database.execute(query).fetchall()
+        ((at, seconds, head),) = database.execute(query, (run,)).fetchall()
     return {
-        (run, number): {
-            "at": datetime.fromisoformat(at).timestamp(),
-            "seconds": seconds,
-            "phases": json.loads(head)["seconds"],
-        }
-        for run, number, at, seconds, head in rows
+        "at": datetime.fromisoformat(at).timestamp(),
+        "seconds": seconds,
+        "phases": json.loads(head)["seconds"],
     }
+
+
+def use_stock(centre: Centre, plants: dict[str, Plant]) -> None:
+    """Let each link start Flower's own SuperExec and ``flwr-clientapp`` from now on."""
+    for plant in plants.values():
+        for name in STOCK:
+            (plant.folder / "link/bin" / name).unlink()
+        (supernode,) = plant.processes("supernode")
+        supernode.terminate()
+        psutil.wait_procs([supernode], timeout=30)
+        wait_for(lambda p=plant: p.processes("supernode"), what="the next SuperNode", seconds=60)
+        wait_for(
+            lambda p=plant: p.ask("status")["link"]["state"] == "connected",
+            what="its connection",
+            seconds=120,
+            period=1.0,
+        )
+    wait_connected(centre, PLANTS)
 
 
 @contextmanager
@@ -250,9 +351,9 @@ def traced(plants: dict[str, Plant]) -> Iterator[dict[str, Trace]]:
 
 def watch(plant: Plant, trace: Trace, end: threading.Event) -> None:
     """Note when the SuperNode says that it receives and sends, and when bridges start."""
-    (supernode,) = plant.processes("supernode")
-    superexec = next(p for p in supernode.children() if "superexec" in " ".join(p.cmdline()))
-    seen: set[int] = set()
+    parents = [process.pid for process in plant.processes("superexec")]
+    seen: set[int] = set(parents).union(*(children(pid) for pid in parents))
+    parents += [pid for pid in seen if pid not in parents]  # among them the nursery
     with plant.link_log().open(errors="replace") as log:
         log.seek(0, os.SEEK_END)
         rest = ""
@@ -264,9 +365,9 @@ def watch(plant: Plant, trace: Trace, end: threading.Event) -> None:
                     trace.receiving.append(time.time())
                 elif re.search(r"Sending: train", line):
                     trace.sending.append(time.time())
-            for pid in children(superexec.pid) - seen:
+            for pid in set().union(*(children(pid) for pid in parents)) - seen:
                 seen.add(pid)
-                trace.started.append(psutil.Process(pid).create_time())
+                trace.started.append(time.time())
 
 
 def children(pid: int) -> set[int]:
@@ -325,13 +426,26 @@ def write_images(root: Path) -> None:
 
 def show(found: dict[str, Any]) -> None:
     """Print seconds, ratios and parts."""
-    print(f"{'':16}{'seconds':>9}   rounds")
-    for name, one in found["measured"].items():
-        print(f"{name:16}{one['seconds']:9.1f}   {', '.join(f'{s:.1f}' for s in one['rounds'])}")
-    for name, ratio in found["ratio"].items():
-        print(f"transferline / {name}: {ratio:.2f}")
-    parts = found["measured"]["transferline"]["parts"]
-    print("transferline, medians: " + ", ".join(f"{p} {parts[p]:.2f} s" for p in PARTS))
+    measured = found["measured"]
+    print(f"{'':22}{'seconds':>9}{'processor':>11}   turns")
+    for name, one in measured.items():
+        processor = "" if one["processor"] is None else f"{one['processor']:.1f}"
+        turns = ", ".join(f"{turn['seconds']:.1f}" for turn in one["turns"])
+        print(f"{name:22}{one['seconds']:9.1f}{processor:>11}   {turns}")
+    for name in (OURS, OURS_STOCK):
+        for reference in (PLAIN, LEAN):
+            if name in measured and reference in measured:
+                ratio, least, most = ratios(measured[name], measured[reference])
+                print(f"{name} / {reference}: {ratio:.2f} (turns {least:.2f} to {most:.2f})")
+        if name in measured:
+            parts = measured[name]["parts"]
+            print(f"{name}, medians: " + ", ".join(f"{p} {parts[p]:.2f} s" for p in PARTS))
+
+
+def ratios(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float, float]:
+    """Return the ratio of the medians, and least and most of the turns'."""
+    each = [a["seconds"] / b["seconds"] for a, b in zip(one["turns"], other["turns"], strict=True)]
+    return one["seconds"] / other["seconds"], min(each), max(each)
 
 
 def show_memory(found: dict[str, list[list[float]]]) -> None:

@@ -107,7 +107,7 @@ def at_centre(grid: Grid, centre: Centre, *, run: str, fence: int) -> None:
         try:
             job = Job.read(folder)
             with writing(folder) as tell:
-                Federation(
+                federation = Federation(
                     Place(
                         home=centre.folder,
                         database=centre.config.database,
@@ -122,7 +122,9 @@ def at_centre(grid: Grid, centre: Centre, *, run: str, fence: int) -> None:
                     travelling=job.travelling,
                     run=run,
                     events=tell,
-                ).run()
+                )
+                federation.tell_missed(tell.closed)
+                federation.run()
         except FINAL as error:
             registry.finish(run, fence=fence, state=FAILED, reason=str(error))
             raise

@@ -9,7 +9,7 @@
     superlink.db      the engine's own
     releases/<n>/     the shared model
     runs/<run>/       job, events and last error of each run
-    log/, flwr/, edge/  of the processes that `up` starts
+    log/, flwr/, edge/, objects/  of the processes that `up` starts
     lock              held by `up`
 
 The folder is 0700: the keys in ``pki`` are the federation.

@@ -16,13 +16,13 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from common.config import FederationConfig
 from common.errors import ConfigError, UpdateError
-from common.orders import Kind, Order, Release, Reply
+from common.orders import Kind, Order, Outcome, Release, Reply
 from server.chain import Chain, Place
 from server.events import Event, ReplyArrived, RoundClosed, RoundStarted, Waiting
 from server.state.tables import (
@@ -137,6 +137,20 @@ class Federation:
                     return self._chain.release
         tenure.finish(FINISHED)
         return self._chain.release
+
+    def tell_missed(self, told: Collection[int]) -> None:
+        """Tell of rounds that are over and that nobody was told of.
+
+        A program that is killed right after a commit has told nobody; the next one does.
+
+        Parameters
+        ----------
+        told : rounds whose end was told.
+        """
+        for number, row in sorted(self._chain.tenure.rounds().items()):
+            if row.outcome != OPEN and number not in told:
+                counted = [reply for reply in row.replies if reply.outcome == Outcome.DONE]
+                self._tell_closed(row, counted=len(counted), release=row.result or row.release)
 
     def _round(self, number: int, kind: Kind) -> RoundRow:
         return RoundRow(
@@ -287,21 +301,25 @@ class Federation:
         else:
             row.result = self._chain.hash
             self._chain.tenure.close(row, counted=counted_by)
+        self._tell_closed(row, counted=len(done), release=self._chain.hash)
+
+    def _tell_closed(self, row: RoundRow, *, counted: int, release: str) -> None:
+        """Tell that a round is over, and write its line."""
         closed = RoundClosed(
             round=row.number,
             rounds=self._config.rounds,
             kind=Kind(row.kind),
             outcome=row.outcome,
             reason=row.reason,
-            release=self._chain.hash,
+            release=release,
             seconds=row.seconds,
-            counted=len(done),
+            counted=counted,
         )
         self._events(closed)
         log.info(
             "round %d of %d (%s) %s: %d of %d replies, release %s, %.1f s%s",
-            closed.round, closed.rounds, closed.kind, closed.outcome, len(done), len(row.cohort),
-            closed.release[:12], closed.seconds, f"; {row.reason}" if row.reason else "",
+            closed.round, closed.rounds, closed.kind, closed.outcome, counted, len(row.cohort),
+            release[:12], closed.seconds, f"; {row.reason}" if row.reason else "",
         )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """How the link runs Flower's SuperNode: command, environment, and what its output means.
 
-SuperNode starts SuperExec, which starts a ``flwr-clientapp`` for every message, by name. The first
-of that name in ``PATH`` is ours (`client.link.entry`): the stock one imports SuperLink's database
-and web server for nothing. So is the first ``flower-supernode`` (`client.link.supernode_main`): the
-stock one may stay a message behind for good.
+SuperNode starts SuperExec, which starts a ``flwr-clientapp`` for every message, all by name. The
+first of these names in ``PATH`` are ours: `client.link.supernode_main`, because the stock one may
+stay a message behind for good; `client.link.superexec_main`, which forks what the stock one has
+import Flower anew; and `client.link.entry`, for when that cannot be.
 
 What SuperNode's output and exit status mean (1.41): it is connected once it prints its id. A centre
 that has unregistered it ends it with status 0, and refuses it from then on; but it also refuses,
@@ -34,7 +34,7 @@ FOLDER = "TRANSFERLINE_LINK"  #: environment: the link's folder, as in `client.a
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.4",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }
 
 #: What the link takes over from its own environment; the rest may hold secrets.
@@ -46,7 +46,11 @@ GRACE = 8.0  #: seconds for SuperNode to sign off at the centre
 FORGOTTEN = 120.0  #: seconds after which a refusal is no killed SuperNode's any more
 
 #: Commands of Flower's that ours take the place of, by their modules.
-SCRIPTS = {"flwr-clientapp": "client.link.entry", "flower-supernode": "client.link.supernode_main"}
+SCRIPTS = {
+    "flower-supernode": "client.link.supernode_main",
+    "flower-superexec": "client.link.superexec_main",
+    "flwr-clientapp": "client.link.entry",
+}
 
 _CONNECTED = re.compile(r"SuperNode ID: (\d+)")
 _REFUSED = re.compile(r"Failed to activate SuperNode")

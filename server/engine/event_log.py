@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -28,10 +28,16 @@ EVENTS: dict[str, type[Event]] = {
 
 
 class EventWriter:
-    """Appends events; made by `writing`."""
+    """Appends events; made by `writing`.
 
-    def __init__(self, file: IO[str]) -> None:
+    Attributes
+    ----------
+    closed : rounds whose end the file told before.
+    """
+
+    def __init__(self, file: IO[str], *, closed: frozenset[int] = frozenset()) -> None:
         self._file = file
+        self.closed = closed
 
     def __call__(self, event: Event) -> None:
         line = json.dumps({"event": type(event).__name__, **asdict(event)})
@@ -50,7 +56,7 @@ def writing(home: Path) -> Iterator[EventWriter]:
     """
     path = home / FILE
     try:
-        file = path.open("a", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise unwritable(path, error) from error
     with file:
@@ -60,7 +66,12 @@ def writing(home: Path) -> Iterator[EventWriter]:
             raise StateError(
                 f"{home} must be of one run, got a second; wait for the other to end, or stop it"
             ) from error
-        yield EventWriter(file)
+        file.seek(0)
+        before = file.read()
+        if before and not before.endswith("\n"):
+            file.write("\n")  # what a killed writer began must not spoil the next event
+        told = (event for event in _events(before.split("\n")) if isinstance(event, RoundClosed))
+        yield EventWriter(file, closed=frozenset(event.round for event in told))
 
 
 class EventReader:
@@ -88,12 +99,7 @@ class EventReader:
         """Yield the events that have come since the last call."""
         self._rest += self._file.read()
         *lines, self._rest = self._rest.split("\n")
-        for line in lines:
-            with suppress(
-                ValueError, KeyError, TypeError
-            ):  # the last one of a writer that was killed
-                fields = json.loads(line)
-                yield _event(fields.pop("event"), fields)
+        yield from _events(lines)
 
     def writer_gone(self) -> bool:
         """Return whether there was a writer and it is there no more."""
@@ -104,6 +110,14 @@ class EventReader:
             return False
         fcntl.flock(self._file, fcntl.LOCK_UN)
         return self._held
+
+
+def _events(lines: Iterable[str]) -> Iterator[Event]:
+    """Yield the events that whole lines tell; one that a killed writer began tells none."""
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):
+            fields = json.loads(line)
+            yield _event(fields.pop("event"), fields)
 
 
 def _event(name: str, fields: dict[str, object]) -> Event:

@@ -1,20 +1,93 @@
-"""``flower-superlink`` with more patience, for `up`.
+"""``flower-superlink`` as a centre needs it, for `up`. Flower 1.41 has no settings for any of it.
 
-Flower gives up on a ServerApp that has not reported 30 s after it was claimed, and starts another
-one beside it. On a busy machine the imports alone take longer. And it refuses a SuperNode whose
-clock is 5 s ahead of the centre's or 5 minutes behind; a plant's clock may be off as far as
-elsewhere (`common.pki`). Flower 1.41 has no settings for either.
+*Patience*: Flower gives up on a ServerApp that has not reported 30 s after it was claimed, and
+starts another one beside it; on a busy machine the imports alone take longer. And it refuses a
+SuperNode whose clock is 5 s ahead of the centre's or 5 minutes behind; a plant's clock may be off
+as far as elsewhere (`common.pki`).
+
+*Pieces as files* rather than in the database: `server.engine.objects`.
+
+*Whole replies*: Flower hands a reply out when its upload begins. Whoever takes it waits for the
+rest, with longer and longer pauses, and meanwhile takes no other: a plant on a slow line would hold
+up all others until the round is over. Here a reply is handed out once it is all there, or once its
+upload has stood still for three minutes, which is then told as an error.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Message
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.corestate import sql_corestate
+from flwr.supercore.date import now
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.object_store.object_store import ObjectStore
+from flwr.supercore.state.schema.corestate_models import (
+    ObjectPushSession,
+    ObjectPushSessionPending,
+    ObjectPushSessionRoot,
+)
+from flwr.supercore.state.schema.linkstate_models import MessageRes
+from flwr.superlink import config_loader
 from flwr.superlink.cli.flower_superlink import flower_superlink
 from flwr.superlink.routers.fleet import node_auth
+from sqlalchemy import select
 
+from common.home import VARIABLE
 from common.pki import TOLERANCE
+from server.engine.objects import FileObjectStore
 
 PATIENCE = 120  #: seconds
+TAKE = "get_message_res"  #: of Flower's state: what hands replies out
+OBJECTS = "objects"  #: folder of the centre's, for pieces on their way
+
+Take = Callable[[SqlLinkState, set[str], int], list[Message]]
+
+
+def whole(take: Take) -> Take:
+    """Return a way to take replies that leaves those whose upload goes on where they are."""
+
+    def taken(self: SqlLinkState, message_ids: set[str], run_id: int) -> list[Message]:
+        return take(self, message_ids - uploading(self, message_ids), run_id)
+
+    return taken
+
+
+def uploading(state: SqlLinkState, messages: set[str]) -> set[str]:
+    """Return those of some messages to which a reply is on its way up right now."""
+    query = (
+        select(MessageRes.reply_to_message_id)
+        .join(ObjectPushSessionRoot, ObjectPushSessionRoot.root_object_id == MessageRes.message_id)
+        .join(
+            ObjectPushSession,
+            ObjectPushSession.session_id == ObjectPushSessionRoot.session_id,
+        )
+        .where(
+            MessageRes.reply_to_message_id.in_(messages),
+            ObjectPushSession.expires_at > now(),
+            select(ObjectPushSessionPending.object_id)
+            .where(ObjectPushSessionPending.session_id == ObjectPushSession.session_id)
+            .exists(),
+        )
+    )
+    with state.session() as session:
+        return {str(ident) for ident in session.scalars(query)}
+
+
+def store_in(folder: Path) -> type[ObjectStoreFactory]:
+    """Return Flower's factory of object stores, but for files of a folder."""
+
+    class Factory(ObjectStoreFactory):
+        def store(self) -> ObjectStore:
+            with self._store_lock:
+                if self.store_instance is None:
+                    self.store_instance = FileObjectStore(folder)
+            return self.store_instance
+
+    return Factory
 
 
 def _set(names: dict[str, object], name: str, value: object) -> None:
@@ -22,9 +95,16 @@ def _set(names: dict[str, object], name: str, value: object) -> None:
     names[name] = value
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run SuperLink."""
     _set(vars(sql_corestate), "HEARTBEAT_DEFAULT_INTERVAL", PATIENCE)
     # A signed time is accepted from so many seconds ahead to twice as many behind.
     _set(vars(node_auth), "SYSTEM_TIME_TOLERANCE", int(TOLERANCE.total_seconds()))
     _set(vars(node_auth), "TIMESTAMP_TOLERANCE", int(TOLERANCE.total_seconds()))
+    _set(vars(config_loader), "ObjectStoreFactory", store_in(Path(os.environ[VARIABLE]) / OBJECTS))
+    setattr(SqlLinkState, TAKE, whole(getattr(SqlLinkState, TAKE)))
     flower_superlink()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from flwr.app import Message, RecordDict
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
-from client.link.supernode_main import NO_RUN, delivering, has_reply
+from client.link.supernode_main import (
+    LOCAL,
+    NO_RUN,
+    PIECE,
+    QUICK,
+    SHARE,
+    SLOW,
+    delivering,
+    has_reply,
+    mend,
+)
 
 
 def empty() -> InMemoryNodeState:
@@ -32,20 +45,74 @@ def test_a_reply_left_behind_is_sent_when_no_message_comes(
     for name, value in (("_run_id", 1), ("_task_id", 1), ("_node_id", 1)):
         monkeypatch.setattr(TaskIdentity, name, value)
     state = empty()
-    pull = delivering(lambda **kept: None)
-    assert pull(state=state) is None
-    stored(state)
-    assert has_reply(state)
+    asked: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        asked.append(seconds)
+        if len(asked) == 3:
+            stored(state)
+
+    pull = delivering(lambda **kept: None, sleep=sleep)
     assert pull(state=state) == NO_RUN
+    assert len(asked) == 3
+    assert has_reply(state)
     assert [one.metadata.message_id for one in state.get_messages_legacy(is_reply=True)] == [
         "reply"
     ]
-    assert pull(state=state) is None
+    assert not has_reply(state)
+
+
+def test_it_asks_often_where_rounds_are_quick_and_rarely_where_they_are_not() -> None:
+    now, asked = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        asked.append(now[0])
+
+    messages = iter([None] * 2000 + [11])
+    pull = delivering(lambda **kept: next(messages), sleep=sleep, clock=lambda: now[0])
+    assert pull(state=empty()) == 11
+    assert asked[0] == QUICK
+    first = [moment for moment in asked if moment <= 10.0]
+    assert len(first) == 10.0 / QUICK
+    assert asked[-1] - asked[-2] == SLOW
+    late = [moment for moment in asked if 60.0 < moment <= 120.0]
+    assert 60.0 / (SHARE * 120.0) <= len(late) <= 60.0 / (SHARE * 60.0)
 
 
 def test_a_message_that_came_is_told() -> None:
     assert delivering(lambda **kept: 11)(state=empty()) == 11
 
 
-def test_what_is_replaced_is_there() -> None:
-    assert callable(vars(start_client_internal)["_pull_and_store_message"])
+def test_what_is_replaced_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, defaults = vars(start_client_internal), pull_objects.__kwdefaults__
+    assert defaults is not None
+    for name in ("_pull_and_store_message", "time"):
+        monkeypatch.setattr(start_client_internal, name, names[name])
+    for name in PIECE:
+        monkeypatch.setitem(defaults, name, defaults[name])
+    mend()
+    assert defaults["initial_backoff"] == PIECE["initial_backoff"]
+    started = time.monotonic()
+    names["time"].sleep(3.0)
+    assert LOCAL <= time.monotonic() - started < 3.0
+    assert names["time"].monotonic is time.monotonic
+
+
+def test_a_piece_that_is_not_there_yet_is_asked_for_again_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    defaults = pull_objects.__kwdefaults__
+    assert defaults is not None
+    for name, value in PIECE.items():
+        monkeypatch.setitem(defaults, name, value)
+    asked: list[float] = []
+
+    def pull(name: str) -> bytes:
+        asked.append(time.monotonic())
+        if len(asked) < 3:
+            raise ObjectUnavailableError(name)
+        return b"piece"
+
+    assert pull_objects(["a"], pull) == {"a": b"piece"}
+    assert asked[-1] - asked[0] < 1.0

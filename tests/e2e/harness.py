@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from tests.e2e.processes import Started, environment, free_port, wait_for
+from tests.e2e.processes import Started, environment, free_port, line, name, wait_for
 from tests.e2e.proxy import Proxy
 
 START = 120.0  #: seconds for a centre to listen, on a busy machine
@@ -38,8 +38,8 @@ PATTERNS = {
     "nginx": r"nginx: master",
     "link": r"-m client\.link\.link",
     "supernode": r"bin/flower-supernode|-m client\.link\.supernode_main",
-    "superexec": r"bin/flower-superexec",
-    "bridge": r"-m client\.link\.entry",
+    "superexec": r"bin/flower-superexec|-m client\.link\.superexec_main",
+    "bridge": r"-m client\.link\.(superexec_main|entry)|bin/flwr-clientapp",
     "worker": r"-m client\.desk\.worker_process",
 }
 CENTRE = ("daemon", "superlink", "serverapp", "nginx")
@@ -111,7 +111,13 @@ class Side:
         if role == "daemon":
             return [psutil.Process(self._up.pid)] if self._up.running() else []
         # A keeper's command line ends with that of the program that it keeps.
-        return self._up.find(PATTERNS[role], but="keeper.py")
+        found = self._up.find(PATTERNS[role], but="keeper.py")
+        # SuperExec, its nursery and what this forks have one command line.
+        if role == "superexec":
+            return [process for process in found if name(process) not in ("nursery", "bridge")]
+        if role == "bridge":
+            return [p for p in found if name(p) == "bridge" or "superexec" not in line(p)]
+        return found
 
     def kill(self, role: str, *, seconds: float = 30) -> int:
         """Kill a process of a role (SIGKILL), wait for its end, and return its pid.
@@ -226,9 +232,9 @@ class Centre(Side):
         """Return what the round loop told so far; a line that a killed writer began is left out."""
         path = self.folder / "runs" / run / "events.jsonl"
         found = []
-        for line in path.read_text().splitlines() if path.exists() else ():
+        for row in path.read_text().splitlines() if path.exists() else ():
             try:
-                found.append(json.loads(line))
+                found.append(json.loads(row))
             except ValueError:
                 continue
         return found

@@ -188,3 +188,11 @@ def line(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return ""
+
+
+def name(process: psutil.Process) -> str:
+    """Return a process's name, or "" if it has just ended."""
+    try:
+        return str(process.name())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""

@@ -56,6 +56,21 @@ def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
     reader.close()
 
 
+def test_the_next_writer_knows_which_rounds_were_told_and_spoils_no_line(tmp_path: Path) -> None:
+    with writing(tmp_path) as tell:
+        assert tell.closed == frozenset()
+        for event in EVENTS:
+            tell(event)
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"event": "RoundClos')  # and killed
+    reader = EventReader(tmp_path, fresh=False)
+    with writing(tmp_path) as tell:
+        assert tell.closed == {1}
+        tell(EVENTS[1])
+    assert list(reader.read()) == [*EVENTS, EVENTS[1]]
+    reader.close()
+
+
 def test_a_second_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     with (
         writing(tmp_path),

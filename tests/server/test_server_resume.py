@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sqlalchemy.orm import Session
 from common.errors import StateError
 from common.orders import Release
 from common.update import Schema
+from server.events import RoundClosed
 from server.releases import Releases
 from server.state.store import Store, history
 
@@ -112,6 +114,35 @@ def test_killed_at_every_write_it_ends_the_same(
         assert centre.open().run().hash == undisturbed
         check_whole(centre, undisturbed)
     assert deaths >= 4
+
+
+def test_a_round_committed_by_a_killed_program_is_told_by_the_next(centre: Any) -> None:
+    """Killed between the commit and the event: who follows the run must not miss the round."""
+    expected = centre.open()
+    expected.run()
+    whole = [event for event in centre.events if isinstance(event, RoundClosed)]
+    assert [event.round for event in whole] == [1, 2, 3]
+
+    shutil.rmtree(centre.home)
+    centre.plants.outbox.clear()
+
+    def die(event: Any) -> None:
+        if isinstance(event, RoundClosed) and event.round == 2:
+            raise Killed
+        told.append(event)
+
+    told: list[Any] = []
+    with pytest.raises(Killed):
+        centre.open(events=die).run()
+    closed = [event.round for event in told if isinstance(event, RoundClosed)]
+    assert closed == [1]
+    resumed = centre.open(events=told.append)
+    resumed.tell_missed(closed)
+    resumed.run()
+    again = [event for event in told if isinstance(event, RoundClosed)]
+    assert [replace(event, seconds=0.0) for event in again] == [
+        replace(event, seconds=0.0) for event in whole
+    ]
 
 
 def test_after_a_failed_commit_the_same_federation_can_go_on(
