@@ -122,7 +122,7 @@ class Trainer:
         parts = []
         for batch in torch.split(indices, EVALUATION_BATCH):
             with self._precision():
-                parts.append(network.embed(self._evaluate(self._images(batch))).float())
+                parts.append(network.embed(self.inputs(batch)).float())
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -145,7 +145,7 @@ class Trainer:
     def validate(self, network: Network, indices: Tensor | None = None) -> dict[str, float]:
         """Return balanced accuracy and loss on the validation split (or other indices)."""
         indices = self.data.validation if indices is None else indices
-        return quick_scores(self.predict(network, indices), self._labels(indices).cpu())
+        return quick_scores(self.predict(network, indices), self.labels(indices).cpu())
 
     def fit_head(self, network: Network, indices: Tensor) -> None:
         """Fit the head on features of the frozen backbone, computed once.
@@ -155,7 +155,7 @@ class Trainer:
         training = self.config.training
         self._adapt(network, indices)
         features = self.embed(network, indices)
-        labels = self._labels(indices)
+        labels = self.labels(indices)
         weights = self.data.class_weights(indices).to(self.device)
         head = network.head
         nn.init.zeros_(head.weight)
@@ -175,7 +175,7 @@ class Trainer:
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 schedule.step()
-        _finite(head.weight.sum(), "fitting the head")
+        finite(head.weight.sum(), "fitting the head")
 
     def fit(
         self,
@@ -214,14 +214,14 @@ class Trainer:
         training = self.config.training
         self._adapt(network, indices)
         peak = training.learning_rate if rate is None else rate
-        groups = self._groups(network, freeze, freeze_until, peak)
+        groups = self.groups(network, freeze, freeze_until, peak)
         optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
         steps = epochs * _batch_count(len(indices), training.batch_size)
         shape = partial(_schedule, steps=steps, warmup=training.warmup)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, shape if rate is None else lambda step: 1.0
         )
-        pulls = _pulls(network, anchor)
+        pulled = pulls(network, anchor)
         weights = self.data.class_weights(indices).to(self.device)
         losses: list[float] = []
         with self._randomness(self.seed) as generator:
@@ -231,10 +231,10 @@ class Trainer:
                 batches = self._batches(indices, generator)
                 for batch in batches:
                     loss = self._loss(network, batch, weights, generator)
-                    self._step(optimiser, loss, pulls)
+                    self._step(optimiser, loss, pulled)
                     schedule.step()
                     total += loss.detach()
-                losses.append(_finite(total, "training") / len(batches))
+                losses.append(finite(total, "training") / len(batches))
                 self.seen, self.loss = self.seen + len(indices), losses[-1]
                 if after_epoch is not None and after_epoch(network):
                     break
@@ -251,7 +251,7 @@ class Trainer:
             layer.momentum = None
             layer.train()
         for batch in _batched(indices, EVALUATION_BATCH):
-            network.embed(self._evaluate(self._images(batch)))
+            network.embed(self.inputs(batch))
         for layer, momentum in zip(layers, before, strict=True):
             layer.momentum = momentum
             layer.eval()
@@ -270,7 +270,7 @@ class Trainer:
             logits = network(inputs)
         smoothing = self.config.training.label_smoothing
         return F.cross_entropy(
-            logits.float(), self._labels(batch), weights, label_smoothing=smoothing
+            logits.float(), self.labels(batch), weights, label_smoothing=smoothing
         )
 
     def _step(self, optimiser: torch.optim.Optimizer, loss: Tensor, pulls: Sequence[Pull]) -> None:
@@ -284,7 +284,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(moving, self.config.training.clip_norm)
         optimiser.step()
 
-    def _groups(
+    def groups(
         self, network: Network, freeze: Sequence[str], freeze_until: str, rate: float
     ) -> list[dict[str, Any]]:
         """Parameter groups: the head, then each stage with its own step size."""
@@ -327,7 +327,13 @@ class Trainer:
         """Return raw images; indices on the data's device, where they should be, are not copied."""
         return self.data.images[indices.to(self.data.images.device)]
 
-    def _labels(self, indices: Tensor) -> Tensor:
+    def inputs(self, indices: Tensor) -> Tensor:
+        """Return images as the network takes them, without augmentation."""
+        inputs: Tensor = self._evaluate(self._images(indices))
+        return inputs
+
+    def labels(self, indices: Tensor) -> Tensor:
+        """Return class indices, on the device."""
         return self.data.labels[indices.to(self.data.labels.device)].to(self.device)
 
     def _precision(self) -> torch.autocast:
@@ -367,7 +373,8 @@ def _batch_count(images: int, size: int) -> int:
     return max(1, full + (left > 1))
 
 
-def _pulls(network: Network, anchor: Anchor | None) -> list[Pull]:
+def pulls(network: Network, anchor: Anchor | None) -> list[Pull]:
+    """Return which parameters an anchor pulls, and to where."""
     if anchor is None or anchor.strength == 0:
         return []
     named = dict(network.named_parameters())
@@ -386,7 +393,7 @@ def _schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - ahead) / max(1.0, steps - ahead)))
 
 
-def _finite(value: Tensor, doing: str) -> float:
+def finite(value: Tensor, doing: str) -> float:
     """Read a number from the device; the only wait of an epoch."""
     number = float(value.detach())
     if not math.isfinite(number):

@@ -27,6 +27,7 @@ from typing import Any
 from client.desk.ledger import Answer, Ledger
 from client.desk.outbox import Outbox, order_digest
 from client.desk.policy import DAY, Situation, allow, seconds_allowed
+from client.desk.spending import Spending
 from client.desk.worker import StoppedError, Worker
 from client.identity import Identity
 from common.config import load_plant
@@ -194,6 +195,8 @@ class Desk:
             self._settings = load_plant(self._folder / "plant.toml")
             self._check(order, job.digest)
             allow(order, self._settings.policy, situation=self._situation(job.received))
+            if why := Spending(self._folder).objection(order, self._settings.policy):
+                raise PolicyError(why)
             job.seconds = seconds_allowed(order, self._settings.policy, now=self._now())
         except TransferlineError as error:
             return self._record(job, self._refusal(order, error))

@@ -136,7 +136,7 @@ class Ledger:
         """
         if not self.path.exists():
             self._make()
-        with self._open() as database:
+        with self.open() as database:
             (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
             if state != "ok":
                 raise StateError(f"{self.path} is damaged: {state}; restore it from a backup")
@@ -167,7 +167,7 @@ class Ledger:
         """Write an answer, and what is so after it; both are on disk when this returns."""
         values = _row(answer)
         names, marks = ", ".join(values), ", ".join("?" * len(values))
-        with self._open() as database, database:
+        with self.open() as database, database:
             database.execute("BEGIN IMMEDIATE")
             cursor = database.execute(
                 f"INSERT INTO answers ({names}) VALUES ({marks})",
@@ -179,7 +179,7 @@ class Ledger:
 
     def note(self, facts: Mapping[str, Any], *, at: datetime) -> None:
         """Write what is so now; names and values as at the top of this file."""
-        with self._open() as database, database:
+        with self.open() as database, database:
             database.execute("BEGIN IMMEDIATE")
             _write(database, facts, at=at)
 
@@ -187,7 +187,7 @@ class Ledger:
         """Return what is so now, by name; empty before the daemon's first start."""
         if not self.path.exists():
             return {}
-        with self._open() as database:
+        with self.open() as database:
             rows = database.execute("SELECT name, value FROM facts ORDER BY name").fetchall()
         return {name: json.loads(value) for name, value in rows}
 
@@ -207,14 +207,14 @@ class Ledger:
             where, values = "run = ?", (run,)
         if not repeated:
             where += " AND NOT repeated"
-        with self._open() as database:
+        with self.open() as database:
             return _select(database, where, values, limit=limit)
 
     def rounds_since(self, moment: datetime) -> int:
         """Return how often the plant has trained for a round since a moment, failures too."""
         if not self.path.exists():
             return 0
-        with self._open() as database:
+        with self.open() as database:
             (count,) = database.execute(
                 "SELECT count(*) FROM answers WHERE at >= ? AND NOT repeated "
                 "AND kind = 'train' AND outcome <> 'declined'",
@@ -224,7 +224,7 @@ class Ledger:
 
     def newest_round(self, run: str) -> int | None:
         """Return the newest round of a run that was answered with work; None if there is none."""
-        with self._open() as database:
+        with self.open() as database:
             (newest,) = database.execute(
                 "SELECT max(round) FROM answers WHERE run = ? AND outcome <> 'declined'", (run,)
             ).fetchone()
@@ -232,7 +232,7 @@ class Ledger:
 
     def digest_of(self, run: str, round: int, *, kind: str) -> str | None:  # noqa: A002
         """Return the order that was answered with work for a round; None if none was."""
-        with self._open() as database:
+        with self.open() as database:
             found = database.execute(
                 "SELECT digest FROM answers WHERE run = ? AND round = ? AND kind = ? "
                 "AND outcome = 'done' ORDER BY number DESC LIMIT 1",
@@ -245,7 +245,7 @@ class Ledger:
         if not self.path.exists():
             return []
         reason = "CASE WHEN reason LIKE '% %' THEN 'policy' ELSE reason END"
-        with self._open() as database:
+        with self.open() as database:
             rows = database.execute(
                 f"SELECT kind, outcome, {reason} AS why, repeated, count(*), sum(received), "
                 "sum(sent), sum(seconds) FROM answers GROUP BY kind, outcome, why, repeated"
@@ -257,7 +257,7 @@ class Ledger:
         ]
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def open(self) -> Iterator[sqlite3.Connection]:
         """Open the file for one call."""
         if not self.path.exists():
             raise StateError(

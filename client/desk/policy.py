@@ -2,7 +2,7 @@
 
 The policy is the plant's last word. An order outside it is declined with every objection in one
 line, which the operator of the centre sees: it names the rule and what the order asked for, and
-nothing of the data.
+nothing of the data. The privacy budget, which needs the ledger, is in `client.desk.spending`.
 
 Covered: who takes part, what is trained and how, when, how often, for how long, with how much disk
 and how fast between daemon and link. Not covered: who sent the order (`common.wire.seals`), and the
@@ -26,6 +26,8 @@ MEGABYTE = 1e6
 #: What an order can ask for under ``protection``, and whether it does.
 PROTECTION: dict[str, Callable[[FederationConfig], bool]] = {
     "validate": lambda config: True,  # always on: nothing that is not finite leaves the plant
+    "record-privacy": lambda config: config.privacy.unit == "record",
+    "plant-privacy": lambda config: config.privacy.unit == "plant",
 }
 
 

@@ -13,8 +13,9 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
 
+from client import dpsgd
 from client.training import Anchor, Trainer
 from common.backbone import Network, read_tensors
 
@@ -53,9 +54,29 @@ class Work:
         steps = math.ceil(len(self.train) / config.training.batch_size)
         return max(config.local_epochs, math.ceil(config.local_steps / steps))
 
-    def descend(self, *, anchor: Anchor | None = None, freeze: Sequence[str] = ()) -> None:
-        """Take a round's gradient steps, at the constant step size of rounds."""
+    @property
+    def private(self) -> bool:
+        """Whether the round's steps hide single images (`client.dpsgd`)."""
+        return self.trainer.config.privacy.unit == "record"
+
+    def descend(
+        self,
+        *,
+        anchor: Anchor | None = None,
+        freeze: Sequence[str] = (),
+        stays: bool = False,
+    ) -> None:
+        """Take a round's gradient steps, at the constant step size of rounds.
+
+        Parameters
+        ----------
+        stays : what is trained never leaves the plant, so its steps need no noise.
+        """
         config = self.trainer.config
+        if self.private and not stays:
+            assert not freeze, "the configuration refuses methods that train in parts"
+            dpsgd.fit(self.trainer, self.network, self.train, anchor=anchor)
+            return
         self.trainer.fit(
             self.network,
             self.train,
@@ -89,10 +110,16 @@ class Method(Protocol):
 
 
 class RoundMethod:
-    """What most methods share: the head first in a plant's first round, then everything."""
+    """What most methods share: the head first in a plant's first round, then everything.
+
+    Where steps hide single images, the head moves in them from zero (`client.dpsgd`).
+    """
 
     def train(self, work: Work) -> None:
-        if work.first:
+        if work.first and work.private:
+            nn.init.zeros_(work.network.head.weight)
+            nn.init.zeros_(work.network.head.bias)
+        elif work.first:
             work.trainer.fit_head(work.network, work.train)
         self.descend(work)
 

@@ -15,7 +15,7 @@ class Ditto(RoundMethod):
     """Train the shared model as FedPer; beside it minimise loss + λ/2 ‖v − θ_release‖² for v.
 
     v is a whole network that stays at the plant from round to round; the pull is on its backbone,
-    and λ is ``methods.ditto``.
+    and λ is ``methods.ditto``. Nothing that is sent depends on v, so it is trained without noise.
     """
 
     def descend(self, work: Work) -> None:
@@ -25,7 +25,7 @@ class Ditto(RoundMethod):
         shared = work.snapshot()
         write_tensors(work.network, _personal(work) or before)
         anchor = Anchor(point=release, strength=work.trainer.config.methods.ditto)
-        work.descend(anchor=anchor)
+        work.descend(anchor=anchor, stays=True)
         work.extra = {PREFIX + name: value for name, value in work.snapshot().items()}
         write_tensors(work.network, shared)
 

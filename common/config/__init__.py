@@ -21,6 +21,7 @@ from common.config.plant import (
     PolicySection,
     load_plant,
 )
+from common.config.privacy import PrivacyConfig
 from common.config.section import Section
 from common.config.update import UpdateConfig
 
@@ -33,6 +34,7 @@ __all__ = [
     "PlantConfig",
     "PlantSection",
     "PolicySection",
+    "PrivacyConfig",
     "Section",
     "ServerConfig",
     "TrainingConfig",

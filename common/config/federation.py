@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from common.config.privacy import PrivacyConfig
 from common.config.section import (
     Channels,
     ClassNames,
@@ -196,6 +197,7 @@ class FederationConfig(Section):
     methods: MethodConfig = Field(default_factory=lambda: MethodConfig())
     server: ServerConfig = Field(default_factory=lambda: ServerConfig())
     update: UpdateConfig = Field(default_factory=lambda: UpdateConfig())
+    privacy: PrivacyConfig = Field(default_factory=lambda: PrivacyConfig())
     plants: dict[str, PlantSection] = Field(
         default_factory=dict, description="Per plant, by folder name."
     )
@@ -210,6 +212,26 @@ class FederationConfig(Section):
         if (self.mean is None) != (self.std is None):
             given, wanted = ("mean", "std") if self.std is None else ("std", "mean")
             raise ValueError(f"{wanted} must be given together with {given}, got none")
+        return self
+
+    @property
+    def private(self) -> bool:
+        """Whether noise hides something of what a plant sends."""
+        return self.privacy.unit != "none"
+
+    @model_validator(mode="after")
+    def _noise_hides_all_that_depends_on_data(self) -> Self:
+        if self.private and self.training.batch_norm != "frozen":
+            raise ValueError(
+                f"training.batch_norm must be 'frozen' with privacy.unit {self.privacy.unit!r}, "
+                f"got {self.training.batch_norm!r}: statistics of the plant's images would travel, "
+                "or steer the step, without noise"
+            )
+        if self.privacy.unit == "record" and self.method == "fedrep":
+            raise ValueError(
+                "method must be another than fedrep with privacy.unit 'record', got fedrep: it "
+                "fits the head without noise, and the backbone's step follows the head; use fedper"
+            )
         return self
 
     @model_validator(mode="after")

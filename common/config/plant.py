@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
+from common.config.privacy import Delta
 from common.config.section import ClassNames, NotNegative, Section
 from common.toml import read_toml, validate
 
@@ -55,6 +56,17 @@ class PolicySection(Section):
         examples=["22:00-06:00"],
     )
     rounds_per_day: int | None = Field(None, ge=1, description="Most rounds in 24 hours.")
+    privacy_budget: float | None = Field(
+        None,
+        gt=0,
+        description="Most epsilon that all rounds together may cost this plant, counted for each "
+        "unit of privacy; a round that would cost more, or has no noise, is declined before "
+        "training. Not set: no limit.",
+        examples=[8.0],
+    )
+    privacy_delta: Delta = Field(
+        1e-5, description="The delta that goes with the budget; well below one in the images."
+    )
     gpu_memory_share: float = Field(
         1.0, gt=0, le=1, description="Share of the GPU's memory that training may take."
     )

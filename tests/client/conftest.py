@@ -154,14 +154,20 @@ def toy() -> Callable[..., ImageData]:
 
 @pytest.fixture
 def trainer_of(small_config: FederationConfig) -> Callable[..., Trainer]:
-    """Return ``trainer_of(data=None, seed=0, **training)``."""
+    """Return ``trainer_of(data=None, seed=0, privacy={}, **training)``."""
 
-    def make(data: ImageData | None = None, *, seed: int = 0, **training: Any) -> Trainer:
+    def make(
+        data: ImageData | None = None,
+        *,
+        seed: int = 0,
+        privacy: dict[str, Any] | None = None,
+        **training: Any,
+    ) -> Trainer:
         augment = training.get("augment", 1.0)
         return Trainer(
             task=ImageTask(selection=Selection(), mean=HALF, std=HALF, augment=augment),
             data=data or toy_data(),
-            config=change(small_config, training=training),
+            config=change(small_config, training=training, privacy=privacy or {}),
             device=torch.device("cpu"),
             seed=seed,
         )

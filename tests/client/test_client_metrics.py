@@ -166,7 +166,7 @@ def test_a_restart_tells_the_same_and_new_answers_count_once(busy: Desk) -> None
 def test_a_ledger_that_is_put_back_counts_anew(busy: Desk) -> None:
     old = busy.folder / "ledger.db"
     backup = busy.folder / "backup"
-    with busy.ledger._open() as database:
+    with busy.ledger.open() as database:
         database.execute("VACUUM INTO ?", (str(backup),))
     busy.add(10, phases={"train": 1.0})
     busy.samples()

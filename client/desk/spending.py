@@ -1,0 +1,171 @@
+"""What privacy has cost this plant, in ``ledger.db``: rounds are charged before they are trained.
+
+A charge is a row that is never taken back, whatever becomes of the round at the centre: what was
+sent may have been seen. An order that is asked again after a crash is not charged again, unless its
+answer was already on its way: fresh noise on the same data is a second look at it.
+
+Covered: budgets over all runs and restarts. Not covered: updates that were sent without noise,
+which the ledger's answers tell; and another federation that learns from the same images at another
+plant's folder.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from client.desk.ledger import Ledger
+from client.desk.outbox import order_digest
+from common.config import PolicySection
+from common.errors import PolicyError
+from common.orders import Kind, Order
+from common.privacy import Cost, Epsilon, cost_of, epsilon
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS charges (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL,
+    run TEXT NOT NULL, round INTEGER NOT NULL, digest TEXT NOT NULL,
+    unit TEXT NOT NULL, cost TEXT NOT NULL, sent INTEGER NOT NULL
+)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """One round's charge.
+
+    Attributes
+    ----------
+    at : when, UTC.
+    run, round : of the order.
+    unit : whom the noise hides (`common.config.PrivacyConfig.unit`).
+    sent : its answer was filed, and may have been seen.
+    """
+
+    at: datetime
+    run: str
+    round: int
+    unit: str
+    cost: Cost
+    sent: bool
+
+
+class Spending:
+    """The charges of one plant; every call opens the file, as `client.desk.ledger.Ledger`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ledger = Ledger(folder)
+
+    def charges(self) -> list[Charge]:
+        """Return all charges, oldest first."""
+        if not self._ledger.path.exists():
+            return []
+        with self._ledger.open() as database:
+            return _read(database)
+
+    def spent(self, unit: str, *, delta: float) -> Epsilon:
+        """Return what one unit has paid.
+
+        A bound for all that a plant has holds for each of its images too, so for *record* every
+        charge counts; for *plant* those with that unit.
+        """
+        return epsilon(_costs(self.charges(), unit), delta=delta)
+
+    def objection(self, order: Order, policy: PolicySection) -> str:
+        """Say in one clause what the budget has against an order; "" if nothing."""
+        if order.kind is not Kind.TRAIN:
+            return ""
+        return _objection(self.charges(), order, policy)
+
+    def charge(self, order: Order, policy: PolicySection) -> None:
+        """Charge an order, before it is trained; the charge is on disk when this returns.
+
+        Raises
+        ------
+        PolicyError
+            If the budget does not allow it; nothing is charged, and the operator reads why.
+        StateError
+            If the ledger cannot be written.
+        """
+        cost = cost_of(order.config.privacy)
+        if cost is None and policy.privacy_budget is None:
+            return
+        self._ledger.prepare()
+        with self._ledger.open() as database, database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute(_TABLE)
+            digest = order_digest(order)
+            if database.execute(
+                "SELECT 1 FROM charges WHERE digest = ? AND NOT sent", (digest,)
+            ).fetchone():
+                return
+            if why := _objection(_read(database), order, policy):
+                raise PolicyError(why)
+            assert cost is not None, "a budget refuses orders without noise"
+            row = (_now(), order.run, order.round, digest, order.config.privacy.unit)
+            database.execute(
+                "INSERT INTO charges (at, run, round, digest, unit, cost, sent) "
+                "VALUES (?, ?, ?, ?, ?, ?, 0)",
+                (*row, cost.to_json()),
+            )
+
+    def sending(self, order: Order) -> None:
+        """Note that an order's answer is about to be filed: asked once more, it costs once more."""
+        if cost_of(order.config.privacy) is not None:
+            with self._ledger.open() as database:
+                database.execute(
+                    "UPDATE charges SET sent = 1 WHERE digest = ?", (order_digest(order),)
+                )
+
+
+def _objection(charges: list[Charge], order: Order, policy: PolicySection) -> str:
+    budget, delta = policy.privacy_budget, policy.privacy_delta
+    if budget is None:
+        return ""
+    unit, cost = order.config.privacy.unit, cost_of(order.config.privacy)
+    if cost is None:
+        return (
+            f"privacy.unit must be record or plant at a plant with a privacy budget (epsilon "
+            f"{budget:g}), got none"
+        )
+    costs = _costs(charges, unit)
+    after = epsilon([*costs, cost], delta=delta).value
+    if after <= budget:
+        return ""
+    before = epsilon(costs, delta=delta).value
+    return (
+        f"privacy spent must be at most epsilon {budget:g} at delta {delta:g} (unit {unit}), got "
+        f"{before:.3g} before and {after:.3g} with this round; raise privacy.noise_multiplier or "
+        "go on without this plant"
+    )
+
+
+def _costs(charges: list[Charge], unit: str) -> list[Cost]:
+    return [charge.cost for charge in charges if unit == "record" or charge.unit == unit]
+
+
+def _read(database: sqlite3.Connection) -> list[Charge]:
+    known = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'charges'").fetchone()
+    if known is None:
+        return []
+    rows = database.execute("SELECT at, run, round, unit, cost, sent FROM charges ORDER BY number")
+    return [_charge(*row) for row in rows.fetchall()]
+
+
+def _charge(*row: Any) -> Charge:
+    at, run, number, unit, cost, sent = row
+    return Charge(
+        at=datetime.fromisoformat(at),
+        run=run,
+        round=number,
+        unit=unit,
+        cost=Cost.from_json(cost),
+        sent=bool(sent),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
