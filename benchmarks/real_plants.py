@@ -174,12 +174,12 @@ def _data(case: Case, out: Path) -> Path:
 def _write(path: Path, found: SeedRun, *, seconds: float) -> None:
     tensors, files, deployed = {}, {}, {}
     for plant, judged in found.judged.items():
-        files[plant] = judged.predictions["local"].files
+        files[plant] = judged.predictions["local"].names
         deployed[plant] = judged.source
         for variant, prediction in judged.predictions.items():
             key = f"{plant}/{variant}"
             tensors[f"{key}/truth"] = prediction.truth.astype(np.int64)
-            tensors[f"{key}/probabilities"] = prediction.probabilities.astype(np.float32)
+            tensors[f"{key}/probabilities"] = prediction.predicted.astype(np.float32)
         if "federated" in judged.predictions:
             tensors |= _evidence(plant, found)
     rounds = history(found.prepared.home) if "rounds" in found.seconds else []
@@ -201,7 +201,7 @@ def _evidence(plant: str, found: SeedRun) -> dict[str, npt.NDArray[np.generic]]:
     """Return what the no-harm rule saw, so that the tables can apply the rule of today to it."""
     opened = open_plant(found.prepared.folder(plant))
     data = opened.data(found.prepared.job.config)
-    truth = data.labels[data.validation].cpu().numpy()
+    truth = data.targets[data.validation].cpu().numpy()
     kept = {f"{plant}/evidence/truth": truth}
     for version in opened.store.versions():
         if version.kind in ("local", "federated"):
@@ -234,8 +234,8 @@ def read_cell(path: Path) -> Cell:
         if kind == "truth":
             predictions[plant][variant] = Prediction(
                 truth=tensors[key],
-                probabilities=tensors[f"{plant}/{variant}/probabilities"],
-                files=tuple(files[plant]),
+                predicted=tensors[f"{plant}/{variant}/probabilities"],
+                names=tuple(files[plant]),
             )
     for plant, variants in predictions.items():
         if f"{plant}/evidence/truth" in tensors:
@@ -244,7 +244,12 @@ def read_cell(path: Path) -> Cell:
             )
             # As in `client.adoption`: below ten labels a class twins are judged.
             confidence = TWINS if few else CONFIDENCE
-            adopt = judge(local, federated, truth, margin=0.0, confidence=confidence).adopt
+            adopt = judge(
+                _worth(federated, truth) - _worth(local, truth),
+                truth,
+                margin=0.0,
+                confidence=confidence,
+            ).adopt
             deployed[plant] = "federated" if adopt else "local"
             variants["deployed"] = variants[deployed[plant]]
     return Cell(
@@ -252,6 +257,16 @@ def read_cell(path: Path) -> Cell:
         deployed=deployed,
         bytes_up=int(metadata["bytes_up"]),
     )
+
+
+Array = npt.NDArray[np.float64]
+
+
+def _worth(
+    evidence: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return the probability of the truth, as `client.tasks.classes` has it."""
+    return evidence[np.arange(len(truth)), truth].astype(np.float64)
 
 
 # -- a plant that joins late -----------------------------------------------------------------------

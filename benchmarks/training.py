@@ -22,7 +22,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from client.tasks.images import ImageData, ImageTask, Selection
+from client.tasks.data import PlantData
+from client.tasks.images import ImageTask, Selection
 from client.training import Trainer, choose_device
 from common.backbone import Network, build, norm_layers
 from common.config import FederationConfig, TrainingConfig
@@ -33,18 +34,18 @@ from simulation.run import Plan, run
 HALF = (0.5, 0.5, 0.5)
 
 
-def made_up(images: int, size: int, classes: int = 6) -> ImageData:
+def made_up(images: int, size: int, classes: int = 6) -> PlantData:
     """Return random images: speed does not depend on what is in them."""
     generator = torch.Generator().manual_seed(0)
     index = torch.arange(images)
-    return ImageData(
+    return PlantData(
         classes=tuple(f"class-{n}" for n in range(classes)),
         good="",
-        images=torch.randint(
+        inputs=torch.randint(
             0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator
         ),
-        labels=index % classes,
-        files=tuple(map(str, range(images))),
+        targets=index % classes,
+        names=tuple(map(str, range(images))),
         train=index,
         validation=index[:classes],
         test=index[:classes],
@@ -81,11 +82,11 @@ def plain_epoch(trainer: Trainer, network: Network) -> None:
         layer.eval()
     for batch in torch.randperm(len(data.train), generator=generator).split(training.batch_size):
         batch = batch.to(device)
-        inputs = augment(data.images[batch], generator)
+        inputs = augment(data.inputs[batch], generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = network(inputs)
         loss = F.cross_entropy(
-            logits.float(), data.labels[batch], label_smoothing=training.label_smoothing
+            logits.float(), data.targets[batch], label_smoothing=training.label_smoothing
         )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

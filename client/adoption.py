@@ -1,22 +1,28 @@
-"""The no-harm rule: a plant runs a new model only if its own validation images say so.
+"""The no-harm rule: a plant runs a new model only if its own validation examples say so.
 
-Both models judge the same images, so the test is paired: for each image the difference of the
-probabilities that the two give to the truth, averaged so that every class counts the same. That
-is balanced accuracy with the steps smoothed out, which tells more from twenty images than counting
-hits. The candidate is adopted if the one-sided lower confidence bound of the mean difference is
-above minus the margin (a non-inferiority test); otherwise the plant keeps what it has.
+Both models judge the same examples, so the test is paired: for each example the difference of what
+the two predictions are worth (`client.tasks.Task.worth`: for classes the probability that is given
+to the truth), averaged so that every stratum counts the same, that is every class. For classes
+that is balanced accuracy with the steps smoothed out, which tells more from twenty images than
+counting hits. The candidate is adopted if the one-sided lower confidence bound of the mean
+difference is above minus the margin (a non-inferiority test); otherwise the plant keeps what it
+has.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from client.personal import Deployment, PersonalStore, Version
+
+Array = npt.NDArray[Any]
 
 #: One-sided confidence of the lower bound.
 CONFIDENCE = 0.8
@@ -28,13 +34,29 @@ TWINS = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
+class Paired:
+    """How two models' evidence about the validation examples is compared.
+
+    Attributes
+    ----------
+    worth : from predictions, shape (examples, outputs), to float64, shape (examples,).
+    strata : int64, shape (examples,).
+    said : puts a gain into words, after "the federated model".
+    """
+
+    worth: Callable[[Array], Array]
+    strata: Array
+    said: Callable[[str], str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What the test said.
 
     Attributes
     ----------
     adopt : whether the candidate takes over.
-    gain : mean difference, candidate minus current, in -1 to 1.
+    gain : mean difference, candidate minus current, in units of worth.
     low : its lower confidence bound.
     why : one sentence for the report.
     """
@@ -49,15 +71,15 @@ def decide(
     store: PersonalStore,
     candidate: Version,
     *,
-    truth: npt.NDArray[np.integer],
+    paired: Paired,
     margin: float,
 ) -> Deployment:
     """Apply the rule to a stored candidate and deploy what it says.
 
     Parameters
     ----------
-    truth : class indices of the validation images, which the evidence begins with and no round
-        trained on; evidence about others would favour the release.
+    paired : how evidence about the validation examples is compared. Evidence begins with these;
+        no round trained on them, and evidence about others would favour the release.
     margin : as in `judge`.
 
     Returns
@@ -65,14 +87,14 @@ def decide(
     What inspects parts from now on.
     """
     with store.exclusive():
-        return _decide(store, candidate, truth=truth, margin=margin)
+        return _decide(store, candidate, paired=paired, margin=margin)
 
 
 def _decide(
     store: PersonalStore,
     candidate: Version,
     *,
-    truth: npt.NDArray[np.integer],
+    paired: Paired,
     margin: float,
 ) -> Deployment:
     deployed = store.deployed()
@@ -82,47 +104,49 @@ def _decide(
         return store.deploy(candidate, why="the plant had no model before")
     current = store.version(deployed.version)
     if current.judged != candidate.judged:
-        why = "kept what it had: the labelled images are others than it was judged on; train alone"
+        why = (
+            "kept what it had: the labelled examples are others than it was judged on; train alone"
+        )
         return store.deploy(current, why=why)
-    evidence, clean = store.evidence(current), slice(len(truth))
+    evidence, clean = store.evidence(current), slice(len(paired.strata))
     verdict = judge(
-        evidence[clean],
-        store.evidence(candidate)[clean],
-        truth,
+        paired.worth(store.evidence(candidate)[clean]) - paired.worth(evidence[clean]),
+        paired.strata,
         margin=margin,
-        confidence=TWINS if len(evidence) > len(truth) else CONFIDENCE,
+        confidence=TWINS if len(evidence) > len(paired.strata) else CONFIDENCE,
+        said=paired.said,
     )
     return store.deploy(candidate if verdict.adopt else current, why=verdict.why)
 
 
 def judge(
-    current: npt.NDArray[np.floating],
-    candidate: npt.NDArray[np.floating],
-    truth: npt.NDArray[np.integer],
+    difference: Array,
+    strata: Array,
     *,
     margin: float,
     confidence: float = CONFIDENCE,
+    said: Callable[[str], str] = "is worth {} more".format,
 ) -> Verdict:
-    """Compare two models on the same validation images.
+    """Compare two models on the same validation examples.
 
     Parameters
     ----------
-    current, candidate : class probabilities, shape (images, classes).
-    truth : class indices, shape (images,).
-    margin : how much worse the candidate may be, in probability, 0 to 1.
+    difference : what the candidate's predictions are worth more than those of the current model,
+        float64, shape (examples,).
+    strata : which examples belong together, int64, shape (examples,); every stratum counts alike.
+    margin : how much worse the candidate may be, in units of worth.
     confidence : of the lower bound, one-sided.
+    said : puts a gain into words.
     """
-    rows = np.arange(len(truth))
-    difference = candidate[rows, truth].astype(np.float64) - current[rows, truth]
-    classes, place, counts = np.unique(truth, return_inverse=True, return_counts=True)
-    weights = 1.0 / (len(classes) * counts[place])
+    known, place, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    weights = 1.0 / (len(known) * counts[place])
     gain = float(weights @ difference)
     low = gain - _half_width(difference, place, counts, confidence=confidence)
     adopt = low >= -margin
     verb = "adopted" if adopt else "kept what it had"
     why = (
-        f"{verb}: on {len(truth)} validation images the federated model gives the truth "
-        f"{gain:+.3f} more probability (lower bound {low:+.3f}, needed {0.0 - margin:+.3f})"
+        f"{verb}: on {len(strata)} validation examples the federated model {said(f'{gain:+.3f}')} "
+        f"(lower bound {low:+.3f}, needed {0.0 - margin:+.3f})"
     )
     return Verdict(adopt=adopt, gain=gain, low=low, why=why)
 
@@ -134,9 +158,9 @@ def _half_width(
     *,
     confidence: float,
 ) -> float:
-    """Return the stratified standard error, its variance pooled over classes, times `quantile`.
+    """Return the stratified standard error, its variance pooled over strata, times `quantile`.
 
-    With one image a class there is no variance to estimate: the width has no bound.
+    With one example a stratum there is no variance to estimate: the width has no bound.
     """
     freedom = len(difference) - len(counts)
     if freedom < 1:

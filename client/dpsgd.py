@@ -22,7 +22,7 @@ MobileNetV2 than opacus's hooks, which the tests compare with (benchmarks/privac
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ from common.noise import Noise
 
 #: Values of single gradients that are held at once; 4 bytes each.
 MOST = 64_000_000
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def fit(
@@ -49,7 +51,7 @@ def fit(
 
     Parameters
     ----------
-    indices : training images.
+    indices : training examples.
     anchor : pull to a point, which is none of the data's; added after the noise.
     noise : fresh from the operating system, unless a test gives one.
 
@@ -72,9 +74,9 @@ def fit(
         gradients, loss = clipped_sum(
             network,
             trainer.inputs(lot),
-            trainer.labels(lot),
+            trainer.targets(lot),
             clip=privacy.clip,
-            smoothing=training.label_smoothing,
+            loss=trainer.loss_of,
         )
         spread = privacy.noise_multiplier * privacy.clip
         for name, parameter in _moving(network).items():
@@ -93,29 +95,29 @@ def fit(
 
 
 def clipped_sum(
-    network: Network, inputs: Tensor, labels: Tensor, *, clip: float, smoothing: float = 0.0
+    network: Network, inputs: Tensor, targets: Tensor, *, clip: float, loss: Loss = F.cross_entropy
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return the sum of the images' gradients, each at most ``clip`` long, and of their losses.
 
     Parameters
     ----------
     network : in evaluation mode; gradients are of the parameters that require them.
-    inputs : float, shape (images, 3, side, side); none at all gives zeros.
-    labels : int64, shape (images,).
-    clip : Euclidean, over all parameters of an image's gradient together.
-    smoothing : of the labels.
+    inputs : as the network takes them, shape (examples, ...); none at all gives zeros.
+    targets : class indices or numbers, shape (examples, ...).
+    clip : Euclidean, over all parameters of an example's gradient together.
+    loss : from the outputs and targets of one example, in a batch of one.
     """
     moving = _moving(network)
     size = sum(parameter.numel() for parameter in moving.values())
     sums = {name: torch.zeros_like(parameter) for name, parameter in moving.items()}
-    total = torch.zeros((), device=labels.device)
-    if not len(labels):
+    total = torch.zeros((), device=targets.device)
+    if not len(targets):
         return sums, total
     at_once = max(1, MOST // max(1, size))
-    for images, truth in zip(
-        torch.split(inputs, at_once), torch.split(labels, at_once), strict=True
+    for some, truth in zip(
+        torch.split(inputs, at_once), torch.split(targets, at_once), strict=True
     ):
-        single, losses = _single(network, moving, images, truth, smoothing)
+        single, losses = _single(network, moving, some, truth, loss)
         factors = _factors(single.values(), clip)
         for name, gradient in single.items():
             sums[name] += torch.einsum("n,n...->...", factors, gradient)
@@ -131,21 +133,21 @@ def _single(
     network: Network,
     moving: Mapping[str, nn.Parameter],
     inputs: Tensor,
-    labels: Tensor,
-    smoothing: float,
+    targets: Tensor,
+    loss: Loss,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return each image's gradient, with a first axis of images, and each image's loss."""
 
-    def loss(parameters: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        logits: Tensor = functional_call(network, parameters, (image[None],))
-        return F.cross_entropy(logits, label[None], label_smoothing=smoothing)
+    def of_one(parameters: dict[str, Tensor], one: Tensor, truth: Tensor) -> Tensor:
+        outputs: Tensor = functional_call(network, parameters, (one[None],))
+        return loss(outputs, truth[None])
 
     detached = {name: parameter.detach() for name, parameter in moving.items()}
-    each = vmap(grad_and_value(loss), in_dims=(None, 0, 0))
+    each = vmap(grad_and_value(of_one), in_dims=(None, 0, 0))
     with warnings.catch_warnings():
         # Some operations have no batched form, and are slower for it; nothing is wrong.
         warnings.filterwarnings("ignore", message="There is a performance drop")
-        gradients, losses = each(detached, inputs, labels)
+        gradients, losses = each(detached, inputs, targets)
     return gradients, losses
 
 

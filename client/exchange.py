@@ -31,7 +31,7 @@ def assemble(network: Network, release: Release, *, personal: Arrays) -> Arrays:
         If the release does not hold the whole backbone, or a tensor does not fit.
     """
     known = parts(network)
-    backbone = {name for name, part in known.items() if part is not Part.HEAD}
+    backbone = {name for name, part in known.items() if part in (Part.BODY, Part.NORM)}
     if missing := sorted(backbone - release.schema.shapes.keys()):
         raise UpdateError(
             f"release must hold every tensor of the backbone, got none for {missing[0]} and "
@@ -60,8 +60,8 @@ def own_part(network: Network, trained: Arrays, *, config: FederationConfig) -> 
 
 def head_arrived(release: Release) -> bool:
     """Whether the release brings a trained head; that of release 0 is zero."""
-    place = {name: where for name, _, where in release.schema.slices()}
-    return "head.weight" in place and bool(np.any(release.vector[place["head.weight"]]))
+    heads = [where for name, _, where in release.schema.slices() if name.startswith("head.")]
+    return any(bool(np.any(release.vector[where])) for where in heads)
 
 
 def _travelling(network: Network, config: FederationConfig) -> frozenset[str]:

@@ -2,11 +2,11 @@
 
 A plant's folder holds all that it knows, so that the process may be killed at any moment::
 
-    plant.toml                 name, data folder, classes, margin of the no-harm rule
+    plant.toml                 name, data folder and what is in it, margin of the no-harm rule
     personal/<n>/              personal parts of rounds, and whole models that were candidates
     personal/deployed.json     which model inspects parts now, and why
     outbox/                    answers given, so that the same order gets the same bytes
-    cache/                     decoded images
+    cache/                     data as it was read
 
 Everything random comes from (seed, round, plant), so an order that is asked again after a crash is
 trained again to the same bytes.
@@ -26,18 +26,18 @@ from client import adoption
 from client.clock import Clock
 from client.desk.outbox import Outbox
 from client.exchange import assemble, cut_update, head_arrived, own_part
+from client.fitting import check_head, network_for, paired_of, predicted_of, read_by
 from client.methods import ALONE, FEDERATED, Work
-from client.origin import basis, judged_images, seed_of
+from client.origin import basis, judged_examples, seed_of
 from client.personal import EVIDENCE, PersonalStore, Version
 from client.protection import protect
 from client.selection import Evidence, judged
-from client.tasks import TASKS
-from client.tasks.images import ImageData, ImageTask, Selection
+from client.tasks import PlantData, Task, task_of
 from client.tasks.metrics import Prediction
-from client.training import Trainer, choose_device, gpu_memory, quick_scores
-from common.backbone import Network, build, read_tensors, write_tensors
+from client.training import Trainer, choose_device, gpu_memory
+from common.backbone import Network, read_tensors, write_tensors
 from common.config import FederationConfig, PlantConfig, load_plant
-from common.errors import ConfigError, TransferlineError, UpdateError
+from common.errors import TransferlineError, UpdateError
 from common.files import write_atomic
 from common.forms import Turn
 from common.orders import Kind, Order, Outcome, Release, Reply
@@ -54,7 +54,7 @@ Scores = dict[str, dict[str, float]]
 
 @cache
 def open_plant(folder: Path) -> Plant:
-    """Open a plant once a process: its images stay in memory, on the device, between rounds."""
+    """Open a plant once a process: its data stays in memory, on the device, between rounds."""
     return Plant.open(folder)
 
 
@@ -73,7 +73,7 @@ class Plant:
     folder: Path
     settings: PlantConfig
     facts: dict[str, Any] = field(default_factory=dict)
-    _data: dict[int, ImageData] = field(default_factory=dict, repr=False)
+    _data: dict[str, PlantData] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, folder: Path) -> Plant:
@@ -149,26 +149,21 @@ class Plant:
         return version
 
     def test(self, version: int, *, config: FederationConfig) -> Prediction:
-        """Judge the test images with a stored whole model; for the report only."""
+        """Judge the test examples with a stored whole model; for the report only."""
         data = self.data(config)
         network = self._network(config)
         write_tensors(network, self.store.model(version))
-        probabilities = self._trainer(config, seed=0).predict(network, data.test)
-        index = data.test.cpu()
-        return Prediction(
-            truth=data.labels[index].cpu().numpy(),
-            probabilities=probabilities.numpy(),
-            files=tuple(data.files[i] for i in index.tolist()),
-        )
+        predicted = self._trainer(config, seed=0).predict(network, data.test)
+        return predicted_of(data, data.test, predicted)
 
-    def data(self, config: FederationConfig) -> ImageData:
+    def data(self, config: FederationConfig) -> PlantData:
         """Load the plant's data once; it stays in memory."""
-        size = config.image_size
-        if size not in self._data:
+        key = read_by(config)
+        if key not in self._data:
             folder = (self.folder / self.settings.data).resolve()
             data = self.task(config).load(folder, cache=self.folder / "cache")
-            self._data[size] = data.to(choose_device(self.settings.device))
-        return self._data[size]
+            self._data[key] = data.to(choose_device(self.settings.device))
+        return self._data[key]
 
     def _train(self, order: Order, release: Release) -> Reply:
         """Evaluate the release, train from it, store the personal part, return the update."""
@@ -232,10 +227,9 @@ class Plant:
         with clock("tune"):
             candidate = self._tune(order, release, work)
         with clock("adopt"):
-            data = work.trainer.data
-            truth = data.labels[data.validation].cpu().numpy()
             margin = self.settings.adoption_margin
-            now = adoption.decide(self.store, candidate, truth=truth, margin=margin)
+            paired = paired_of(work.trainer.task, work.trainer.data)
+            now = adoption.decide(self.store, candidate, paired=paired, margin=margin)
         self._note(work.trainer, seconds=clock.seconds["tune"])
         scores["tuned"] = dict(candidate.scores)
         scores["deployed"] = dict(self.store.version(now.version).scores)
@@ -282,12 +276,8 @@ class Plant:
                 f"release must have the hash of the order {order.release[:12]}, got "
                 f"{release.hash[:12]}"
             )
-        classes = order.config.classes
-        if SHARING[order.config.method].head and classes != self.data(order.config).classes:
-            raise UpdateError(
-                f"classes must be {list(classes)} for {order.config.method}, got "
-                f"{list(self.data(order.config).classes)}; use fedper"
-            )
+        if SHARING[order.config.method].head:
+            check_head(self.data(order.config), order.config)
 
     def _work(
         self,
@@ -311,34 +301,15 @@ class Plant:
 
     def _network(self, config: FederationConfig) -> Network:
         data = self.data(config)
-        network = build(config.backbone, classes=len(data.classes), image_size=config.image_size)
-        network.to(choose_device(self.settings.device))
-        network.to(memory_format=torch.channels_last)
-        return network
+        return network_for(config, data, device=choose_device(self.settings.device))
 
     def _trainer(self, config: FederationConfig, *, seed: int) -> Trainer:
         device = choose_device(self.settings.device)
         task, data = self.task(config), self.data(config)
         return Trainer(task=task, data=data, config=config, device=device, seed=seed)
 
-    def task(self, config: FederationConfig) -> ImageTask:
-        settings = self.settings
-        if config.mean is None or config.std is None:
-            raise ConfigError("mean and std must be set before training; take those of the weights")
-        return TASKS[config.task](
-            selection=Selection(
-                classes=settings.classes,
-                good=settings.good,
-                labels_per_class=settings.labels_per_class,
-                test_per_class=settings.test_per_class,
-                image_size=config.image_size,
-                seed=settings.seed,
-            ),
-            mean=config.mean,
-            std=config.std,
-            augment=config.training.augment,
-            false_reject_budget=config.false_reject_budget,
-        )
+    def task(self, config: FederationConfig) -> Task:
+        return task_of(config, self.settings)
 
     def _keep(
         self,
@@ -351,15 +322,14 @@ class Plant:
     ) -> Version:
         """Store the whole network as a candidate, with its evidence."""
         data = work.trainer.data
-        truth = data.labels[judged(data)].cpu()
         return self.store.add(
             {**read_tensors(work.network), EVIDENCE: evidence},
             kind=kind,
             run=order.run if order else "",
             round=order.round if order else 0,
             basis=made_from,
-            scores=quick_scores(torch.from_numpy(evidence), truth),
-            judged=judged_images(data),
+            scores=work.trainer.quick_scores(torch.from_numpy(evidence), judged(data)),
+            judged=judged_examples(data),
         )
 
     def _reply(self, order: Order, *, outcome: Outcome = Outcome.DONE, **rest: object) -> Reply:

@@ -1,18 +1,19 @@
 """Choosing among states of training, and the evidence for the choice.
 
-With ten labels a class or more, some labelled images are held out and the best state on them is
-kept. With fewer, holding out is too dear: k-fold cross-validation over all labelled images says how
-many epochs to train, and then all of them are trained on.
+With ten labels a class or more, some labelled examples are held out and the best state on them is
+kept. With fewer, holding out is too dear: k-fold cross-validation over all labelled examples says
+how many epochs to train, and then all of them are trained on.
 
-Either way a model comes with *evidence*: its class probabilities for labelled images that it (or
+Either way a model comes with *evidence*: its predictions for labelled examples that it (or
 its twin of the fold) was not trained on, in the order of `judged`. Adoption compares evidence.
-Rounds never train on the validation images, which are the first fold's; a release's backbone may
+Rounds never train on the validation examples, which are the first fold's; a release's backbone may
 have seen the others, so adoption looks at the evidence about these alone.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,27 +22,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from client.tasks.images import ImageData
-from client.training import Trainer, quick_scores
+from client.tasks.data import PlantData
+from client.training import Trainer
 from common.backbone import Network
 
 Evidence = npt.NDArray[np.float32]
 
-#: Trains the network on the given images and calls the function after each epoch.
+#: Trains the network on the given examples and calls the function after each epoch.
 Fit = Callable[[Network, Tensor, Callable[[Network], bool]], object]
 
 
-def judged(data: ImageData) -> Tensor:
-    """Return indices of the labelled images that evidence is about, in its order.
+def judged(data: PlantData) -> Tensor:
+    """Return indices of the labelled examples that evidence is about, in its order.
 
-    The validation images come first. No round trains on them, so of a release only the evidence
+    The validation examples come first. No round trains on them, so of a release only the evidence
     about these is clean.
     """
     return torch.cat([held for _, held in data.folds])
 
 
-def labelled(data: ImageData) -> Tensor:
-    """Return indices of all labelled images."""
+def labelled(data: PlantData) -> Tensor:
+    """Return indices of all labelled examples."""
     return torch.cat([data.train, data.validation])
 
 
@@ -55,7 +56,7 @@ def fit_and_choose(network: Network, trainer: Trainer, fit: Fit) -> Evidence:
 
     Returns
     -------
-    float32, shape (len(judged(data)), classes).
+    float32, shape (len(judged(data)), outputs).
     """
     data = trainer.data
     if len(data.folds) == 1:
@@ -70,11 +71,12 @@ def fit_and_choose(network: Network, trainer: Trainer, fit: Fit) -> Evidence:
         network.load_state_dict(start)
         record = Record(trainer=trainer, held=held)
         fit(network, train, record)
-        records.append(torch.stack(record.probabilities))
+        records.append(torch.stack(record.predicted))
     evidence = torch.cat(records, dim=1)
-    truth = data.labels[judged(data)].cpu()
-    scores = [quick_scores(epoch, truth)["balanced_accuracy"] for epoch in evidence]
-    best = max(i for i, score in enumerate(scores) if score >= max(scores) - _slack(len(truth)))
+    order, task = judged(data), trainer.task
+    scores = [task.measure.rank(trainer.quick_scores(epoch, order)) for epoch in evidence]
+    enough = max(scores) - task.slack(len(order))
+    best = max(i for i, score in enumerate(scores) if score >= enough)
     network.load_state_dict(start)
     fit(network, labelled(data), Countdown(epochs=best + 1))
     return evidence[best].numpy()
@@ -82,22 +84,24 @@ def fit_and_choose(network: Network, trainer: Trainer, fit: Fit) -> Evidence:
 
 @dataclass(kw_only=True)
 class Keeper:
-    """Early stopping on held-out images: remembers the best state.
+    """Early stopping on held-out examples: remembers the best state.
 
-    Of states that are within one image of the best the latest is kept: the step size falls along
-    a cosine, so later states are calmer, and a few images cannot tell them apart.
+    Of states that are within the task's slack (one image, say) of the best the latest is kept:
+    the step size falls along a cosine, so later states are calmer, and a few examples cannot tell
+    them apart.
     """
 
     trainer: Trainer
     held: Tensor
     patience: int
-    best: float = -1.0
+    best: float = -math.inf
     state: dict[str, Tensor] | None = None
     waited: int = 0
 
     def __call__(self, network: Network) -> bool:
-        score = self.trainer.validate(network, self.held)["balanced_accuracy"]
-        if score >= self.best - _slack(len(self.held)):
+        task = self.trainer.task
+        score = task.measure.rank(self.trainer.validate(network, self.held))
+        if score >= self.best - task.slack(len(self.held)):
             self.best, self.waited = max(self.best, score), 0
             self.state = copy.deepcopy(network.state_dict())
         else:
@@ -112,14 +116,14 @@ class Keeper:
 
 @dataclass(kw_only=True)
 class Record:
-    """Probabilities for a fold's held-out images after every epoch."""
+    """Predictions for a fold's held-out examples after every epoch."""
 
     trainer: Trainer
     held: Tensor
-    probabilities: list[Tensor] = field(default_factory=list)
+    predicted: list[Tensor] = field(default_factory=list)
 
     def __call__(self, network: Network) -> bool:
-        self.probabilities.append(self.trainer.predict(network, self.held))
+        self.predicted.append(self.trainer.predict(network, self.held))
         return False
 
 
@@ -132,8 +136,3 @@ class Countdown:
     def __call__(self, network: Network) -> bool:
         self.epochs -= 1
         return self.epochs <= 0
-
-
-def _slack(images: int) -> float:
-    """One image, in points of balanced accuracy of classes that are alike."""
-    return 1.0 / images + 1e-9

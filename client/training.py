@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from client.tasks import Task
-from client.tasks.images import ImageData
+from client.tasks.data import PlantData
 from common.backbone import Network, norm_layers, stage_index, stages
+from common.backbones import FittedHead
 from common.config import FederationConfig
 from common.errors import ConfigError, TrainingError
 
-#: Images in one forward pass without gradients.
+#: Examples in one forward pass without gradients.
 EVALUATION_BATCH = 128
 
 
@@ -94,16 +95,16 @@ class Trainer:
     Attributes
     ----------
     task : says how a raw batch becomes input.
-    data : the plant's images, on ``device``.
+    data : the plant's examples, on ``device``.
     config : the federation's settings.
     device : where the network and the data are.
     seed : of shuffles, augmentation and dropout; nothing else is random.
-    seen : images that went through training steps so far.
+    seen : examples that went through training steps so far.
     loss : mean loss of the last epoch; None before the first.
     """
 
     task: Task
-    data: ImageData
+    data: PlantData
     config: FederationConfig
     device: torch.device
     seed: int
@@ -127,39 +128,46 @@ class Trainer:
 
     @torch.no_grad()
     def predict(self, network: Network, indices: Tensor) -> Tensor:
-        """Return class probabilities, float32 on the CPU, shape (len(indices), classes).
+        """Return predictions, float32 on the CPU, shape (len(indices), outputs).
 
         Raises
         ------
         TrainingError
             If one of them is not finite; the last step of training may have done that.
         """
-        logits: Tensor = network.head(self.embed(network, indices))
-        probabilities = logits.softmax(1).cpu()
-        if not probabilities.isfinite().all():
-            raise TrainingError(
-                "probabilities must be finite, got NaN; lower training.learning_rate"
-            )
-        return probabilities
+        outputs: Tensor = network.head(self.embed(network, indices))
+        predicted = self.task.decode(outputs, data=self.data).cpu()
+        if not predicted.isfinite().all():
+            raise TrainingError("predictions must be finite, got NaN; lower training.learning_rate")
+        return predicted
 
     def validate(self, network: Network, indices: Tensor | None = None) -> dict[str, float]:
-        """Return balanced accuracy and loss on the validation split (or other indices)."""
+        """Return the task's quick scores on the validation split (or other indices)."""
         indices = self.data.validation if indices is None else indices
-        return quick_scores(self.predict(network, indices), self.labels(indices).cpu())
+        return self.quick_scores(self.predict(network, indices), indices)
+
+    def quick_scores(self, predicted: Tensor, indices: Tensor) -> dict[str, float]:
+        """Return the task's quick scores of predictions for some examples."""
+        return self.task.quick_scores(predicted, self.targets(indices).cpu(), data=self.data)
 
     def fit_head(self, network: Network, indices: Tensor) -> None:
         """Fit the head on features of the frozen backbone, computed once.
 
-        Full-batch AdamW from zero along a cosine; a convex problem, so it needs no tuning.
+        Full-batch AdamW from zero along a cosine; a convex problem, so it needs no tuning. A head
+        that fits itself (`common.backbones.FittedHead`) does so.
         """
         training = self.config.training
         self._adapt(network, indices)
         features = self.embed(network, indices)
-        labels = self.labels(indices)
-        weights = self.data.class_weights(indices).to(self.device)
+        targets = self.targets(indices)
         head = network.head
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
+        if isinstance(head, FittedHead):
+            head.fit(features, targets, seed=self.seed)
+            return
+        weights = self._weights(indices)
+        if isinstance(head, nn.Linear):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
         head.requires_grad_(True)
         optimiser = torch.optim.AdamW(head.parameters(), lr=1e-2, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -167,15 +175,13 @@ class Trainer:
         )
         with self._randomness(self.seed):
             for _ in range(training.head_epochs):
-                logits = head(F.dropout(features, 0.2))
-                loss = F.cross_entropy(
-                    logits, labels, weights, label_smoothing=training.label_smoothing
-                )
+                outputs = head(F.dropout(features, 0.2))
+                loss = self.loss_of(outputs, targets, weights)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 schedule.step()
-        finite(head.weight.sum(), "fitting the head")
+        finite(torch.stack([p.sum() for p in head.parameters()]).sum(), "fitting the head")
 
     def fit(
         self,
@@ -193,7 +199,7 @@ class Trainer:
 
         Parameters
         ----------
-        indices : training images.
+        indices : training examples.
         epochs : passes over them, at most.
         anchor : pull of some parameters to a point, added to the gradient.
         freeze : ``("head",)`` or ``("backbone",)``: parts that do not move.
@@ -222,7 +228,7 @@ class Trainer:
             optimiser, shape if rate is None else lambda step: 1.0
         )
         pulled = pulls(network, anchor)
-        weights = self.data.class_weights(indices).to(self.device)
+        weights = self._weights(indices)
         losses: list[float] = []
         with self._randomness(self.seed) as generator:
             for _ in range(epochs):
@@ -242,7 +248,7 @@ class Trainer:
 
     @torch.no_grad()
     def estimate_norm(self, network: Network, indices: Tensor) -> None:
-        """Re-estimate batch-norm statistics as plain means over batches of the given images."""
+        """Re-estimate batch-norm statistics as plain means over batches of the given examples."""
         layers = [m for m in norm_layers(network) if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         before = [layer.momentum for layer in layers]
         network.eval()
@@ -262,16 +268,13 @@ class Trainer:
             self.estimate_norm(network, indices)
 
     def _loss(
-        self, network: Network, batch: Tensor, weights: Tensor, generator: torch.Generator
+        self, network: Network, batch: Tensor, weights: Tensor | None, generator: torch.Generator
     ) -> Tensor:
         """Return the mean loss of an augmented batch, on the device."""
-        inputs = self._augment(self._images(batch), generator)
+        inputs = self._augment(self._raw(batch), generator)
         with self._precision():
-            logits = network(inputs)
-        smoothing = self.config.training.label_smoothing
-        return F.cross_entropy(
-            logits.float(), self.labels(batch), weights, label_smoothing=smoothing
-        )
+            outputs = network(inputs)
+        return self.loss_of(outputs.float(), self.targets(batch), weights)
 
     def _step(self, optimiser: torch.optim.Optimizer, loss: Tensor, pulls: Sequence[Pull]) -> None:
         """Take one clipped step; pulls are added to the gradients."""
@@ -287,7 +290,7 @@ class Trainer:
     def groups(
         self, network: Network, freeze: Sequence[str], freeze_until: str, rate: float
     ) -> list[dict[str, Any]]:
-        """Parameter groups: the head, then each stage with its own step size."""
+        """Parameter groups: the head, each stage with its own step size, and a personal stem."""
         training = self.config.training
         named = dict(network.named_parameters())
         for parameter in named.values():
@@ -305,6 +308,8 @@ class Trainer:
                     slower = training.stage_decay ** (len(order) - 1 - place)
                     chosen = [named[name] for name in stage.parameters]
                     groups.append({"params": chosen, "lr": rate * slower})
+            if stem := list(network.stem.parameters()):
+                groups.append({"params": stem, "lr": training.head_learning_rate})
         for group in groups:
             for parameter in group["params"]:
                 parameter.requires_grad_(True)
@@ -323,18 +328,26 @@ class Trainer:
         order = indices[torch.randperm(len(indices), generator=generator).to(indices.device)]
         return _batched(order, self.config.training.batch_size)
 
-    def _images(self, indices: Tensor) -> Tensor:
-        """Return raw images; indices on the data's device, where they should be, are not copied."""
-        return self.data.images[indices.to(self.data.images.device)]
+    def _raw(self, indices: Tensor) -> Tensor:
+        """Return raw inputs; indices on the data's device, where they should be, are not copied."""
+        return self.data.inputs[indices.to(self.data.inputs.device)]
 
     def inputs(self, indices: Tensor) -> Tensor:
-        """Return images as the network takes them, without augmentation."""
-        inputs: Tensor = self._evaluate(self._images(indices))
+        """Return examples as the network takes them, without augmentation."""
+        inputs: Tensor = self._evaluate(self._raw(indices))
         return inputs
 
-    def labels(self, indices: Tensor) -> Tensor:
-        """Return class indices, on the device."""
-        return self.data.labels[indices.to(self.data.labels.device)].to(self.device)
+    def targets(self, indices: Tensor) -> Tensor:
+        """Return what is to be learned of some examples, on the device."""
+        return self.data.targets[indices.to(self.data.targets.device)].to(self.device)
+
+    def loss_of(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the task's mean loss of a batch."""
+        return self.task.loss(outputs, targets, weights=weights, data=self.data)
+
+    def _weights(self, indices: Tensor) -> Tensor | None:
+        weights = self.task.weights(self.data, indices)
+        return None if weights is None else weights.to(self.device)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
@@ -348,28 +361,17 @@ class Trainer:
             yield torch.Generator().manual_seed(seed)
 
 
-def quick_scores(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """Balanced accuracy and mean negative log likelihood; cheap enough for every epoch."""
-    right = (probabilities.argmax(1) == labels).double()
-    recalls = [right[labels == label].mean() for label in torch.unique(labels)]
-    true = probabilities.gather(1, labels[:, None]).clamp_min(1e-12).log()
-    return {
-        "balanced_accuracy": float(torch.stack(recalls).mean()),
-        "loss": float(-true.double().mean()),
-    }
-
-
 def _batched(indices: Tensor, size: int) -> list[Tensor]:
-    """Cut into batches; a single image left over joins the last, as it has no batch statistics."""
+    """Cut into batches; a single example left over joins the last: it has no batch statistics."""
     batches = list(torch.split(indices, size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 
 
-def _batch_count(images: int, size: int) -> int:
+def _batch_count(examples: int, size: int) -> int:
     """Return how many batches `_batched` makes."""
-    full, left = divmod(images, size)
+    full, left = divmod(examples, size)
     return max(1, full + (left > 1))
 
 

@@ -1,39 +1,37 @@
-"""The network: a shared backbone from torchvision and a head, and what each tensor of it is.
+"""The network: a shared backbone and a personal head, and what each tensor of it is.
 
-Every plant makes other things, so class layers differ: the backbone is any torchvision
-classification model without its class layer, and each plant puts a linear head of its own on
-it (federated learning with personalisation layers, https://arxiv.org/abs/1912.00818). A
-tensor's part follows from the type of the module that owns it, never from its name.
+Every plant makes other things, so class layers differ: the backbone is any of a family's models
+(`common.backbones`; for images torchvision's, without the class layer), and each plant puts a
+head of its own on it (federated learning with personalisation layers,
+https://arxiv.org/abs/1912.00818), and a stem of its own before it where plants have different
+columns. A tensor's part follows from the module that owns it, never from its name.
 """
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torchvision.models import VisionTransformer
-from torchvision.models.vision_transformer import interpolate_embeddings
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from common import architecture
+from common.backbones import FAMILIES, Body, Channels, Family
 from common.config import FederationConfig
 from common.errors import BackboneError, UpdateError
 from common.stages import Stage, stage_index, stages
+from common.tasks import KINDS
 from common.update import Tensors
-from common.weights import HALF, Channels, read_weights
 
 __all__ = [
-    "Network", "Part", "Source", "Stage", "build", "has_norm", "load_source", "norm_layers",
-    "outline", "parts", "read_tensors", "stage_index", "stages", "travelling", "write_tensors",
+    "Network", "Part", "Source", "Stage", "build", "build_for", "has_norm", "load_source",
+    "norm_layers", "outline", "outline_for", "parts", "read_tensors", "stage_index", "stages",
+    "travelling", "write_tensors",
 ]  # fmt: skip
 
 #: Modules whose tensors are normalisation: batch, instance, layer, group, RMS.
@@ -44,35 +42,40 @@ class Part(StrEnum):
     """What a tensor belongs to."""
 
     HEAD = "head"
+    STEM = "stem"  #: of a plant's own columns; never travels
     NORM = "norm"  #: of the backbone: weights and running statistics
     BODY = "body"  #: the rest of the backbone
 
 
 class Network(nn.Module):
-    """A backbone and a linear head.
+    """A backbone, a head, and a stem where plants have different columns.
 
     Attributes
     ----------
-    backbone : torchvision model, identity in the place of its class layer.
-    head : features to class scores.
+    backbone : shared; of images a torchvision model, identity in the place of its class layer.
+    head : features to class scores or numbers; linear unless the family says otherwise.
+    stem : what a plant's own input goes through first; identity where a family has none.
     features : width of what the backbone gives.
     """
 
-    def __init__(self, backbone: nn.Module, *, features: int, classes: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, *, features: int, classes: int, head: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(features, classes)
+        self.head = head or nn.Linear(features, classes)
+        self.stem: nn.Module = nn.Identity()
         self.features = features
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features of shape (batch, features) of images of shape (batch, 3, side, side)."""
-        features: torch.Tensor = self.backbone(images)
+    def embed(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return features of shape (batch, features) of inputs of shape (batch, ...)."""
+        features: torch.Tensor = self.backbone(self.stem(inputs))
         return features
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return class scores (logits) of shape (batch, classes)."""
-        scores: torch.Tensor = self.head(self.embed(images))
-        return scores
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return class scores (logits) or normalised numbers, of shape (batch, outputs)."""
+        outputs: torch.Tensor = self.head(self.embed(inputs))
+        return outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +85,16 @@ class Source:
     Attributes
     ----------
     network : backbone with the source weights, and a random head.
-    mean, std : of a channel, for input in [0, 1].
+    mean, std : of a channel of images, for input in [0, 1]; None for all else.
     """
 
     network: Network
-    mean: Channels
-    std: Channels
+    mean: Channels | None
+    std: Channels | None
 
 
 def build(name: str, *, classes: int, image_size: int = 224, seed: int = 0) -> Network:
-    """Build a network with random weights, the same for the same arguments.
+    """Build a network for images with random weights, the same for the same arguments.
 
     The backbone's weights do not depend on the number of classes.
 
@@ -107,27 +110,72 @@ def build(name: str, *, classes: int, image_size: int = 224, seed: int = 0) -> N
     BackboneError
         If there is no such model, or it cannot take images of this size.
     """
-    if classes < 1:
-        raise BackboneError(f"classes must be at least 1, got {classes}; give the plant's classes")
-    found = architecture.layout(name, image_size=image_size)
-    backbone = architecture.construct(name, image_size=image_size, seed=seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return Network(backbone, features=found.features, classes=classes)
+    config = FederationConfig.model_construct(backbone=name, image_size=image_size)
+    return build_for(config, outputs=classes, seed=seed)
+
+
+def build_for(
+    config: FederationConfig, *, outputs: int, columns: Any = None, seed: int = 0
+) -> Network:
+    """Build the network of a federation with random weights, the same for the same arguments.
+
+    The backbone's weights depend neither on the outputs nor on the columns.
+
+    Parameters
+    ----------
+    outputs : width of the head: classes, or numbers to say.
+    columns : what the personal stem is built from; None without a stem.
+    seed : of the random weights; the caller's random state is untouched.
+
+    Raises
+    ------
+    BackboneError
+        If there is no such backbone, or the settings do not fit it.
+    """
+    if outputs < 1:
+        raise BackboneError(f"classes must be at least 1, got {outputs}; give the plant's classes")
+    family = FAMILIES[KINDS[config.task].family]
+    return _together(family, config, family.construct(config, seed=seed), outputs, columns, seed)
 
 
 def outline(name: str, *, classes: int, image_size: int = 224) -> Network:
-    """Build a network without weights, for its tensors' names and shapes: nothing is allocated.
+    """Build a network for images without weights, for its tensors' names and shapes.
 
     Raises
     ------
     BackboneError
         As `build`.
     """
-    found = architecture.layout(name, image_size=image_size)
-    backbone = architecture.outline(name, image_size=image_size)
+    config = FederationConfig.model_construct(backbone=name, image_size=image_size)
+    return outline_for(config, outputs=classes)
+
+
+def outline_for(config: FederationConfig, *, outputs: int, columns: Any = None) -> Network:
+    """Build the network of a federation without weights: nothing is allocated.
+
+    Raises
+    ------
+    BackboneError
+        As `build_for`.
+    """
+    family = FAMILIES[KINDS[config.task].family]
+    body = family.outline(config)
     with torch.device("meta"):
-        return Network(backbone, features=found.features, classes=classes)
+        return _together(family, config, body, outputs, columns, 0)
+
+
+def _together(
+    family: Family, config: FederationConfig, body: Body, outputs: int, columns: Any, seed: int
+) -> Network:
+    """Put a head and a stem to a backbone; each has a random state of its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        head = family.head(config, features=body.features, outputs=outputs)
+        torch.default_generator.manual_seed(seed)
+        stem = family.stem(config, columns)
+    network = Network(body.module, features=body.features, classes=outputs, head=head)
+    network.stem = stem
+    return network
 
 
 def load_source(config: FederationConfig, *, base: Path, classes: int = 2) -> Source:
@@ -143,20 +191,10 @@ def load_source(config: FederationConfig, *, base: Path, classes: int = 2) -> So
     BackboneError
         If the backbone is unknown, or weights cannot be had or do not fit; names the tensors.
     """
-    network = build(
-        config.backbone, classes=classes, image_size=config.image_size, seed=config.seed
-    )
-    weights = read_weights(config.weights, backbone=config.backbone, base=base)
-    if weights is None:
-        return Source(network=network, mean=config.mean or HALF, std=config.std or HALF)
-    found = architecture.layout(config.backbone, image_size=config.image_size)
-    problem = _fill(network.backbone, weights.tensors, optional=found.optional)
-    if problem:
-        raise BackboneError(
-            f"weights must be those of {config.backbone}, got {config.weights}: {problem}; set "
-            "backbone to the architecture of these weights"
-        )
-    return Source(network=network, mean=config.mean or weights.mean, std=config.std or weights.std)
+    network = build_for(config, outputs=classes, seed=config.seed)
+    family = FAMILIES[KINDS[config.task].family]
+    mean, std = family.fill(config, network.backbone, base=base) or (None, None)
+    return Source(network=network, mean=config.mean or mean, std=config.std or std)
 
 
 def parts(network: Network) -> dict[str, Part]:
@@ -166,11 +204,14 @@ def parts(network: Network) -> dict[str, Part]:
     integers, never travel.
     """
     found = {}
+    heads, stems = set(network.head.modules()), set(network.stem.modules())
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point():
             owner = network.get_submodule(name.rpartition(".")[0])
-            if owner is network.head:
+            if owner in heads:
                 found[name] = Part.HEAD
+            elif owner in stems:
+                found[name] = Part.STEM
             else:
                 found[name] = Part.NORM if isinstance(owner, NORM) else Part.BODY
     return found
@@ -178,7 +219,8 @@ def parts(network: Network) -> dict[str, Part]:
 
 def travelling(network: Network, *, head: bool, norm: bool) -> frozenset[str]:
     """Name the tensors of an update: the body, and head and normalisation where they travel."""
-    kept = ({Part.HEAD} if not head else set()) | ({Part.NORM} if not norm else set())
+    kept = {Part.STEM}
+    kept |= ({Part.HEAD} if not head else set()) | ({Part.NORM} if not norm else set())
     return frozenset(name for name, part in parts(network).items() if part not in kept)
 
 
@@ -222,63 +264,3 @@ def write_tensors(network: Network, tensors: Tensors) -> None:
         for name, value in tensors.items():
             # A view where numpy allows it: torch warns of arrays that are read-only.
             state[name].copy_(torch.from_numpy(np.require(value, requirements=["C", "W"])))
-
-
-def _fill(
-    backbone: nn.Module, tensors: Mapping[str, torch.Tensor], *, optional: frozenset[str]
-) -> str:
-    """Copy weights into a backbone, or say what does not fit and copy nothing."""
-    own = backbone.state_dict()
-    given: Mapping[str, torch.Tensor] = {
-        name: value for name, value in tensors.items() if name in own or name not in optional
-    }
-    if isinstance(backbone, VisionTransformer):
-        given = _resized(backbone, given)
-    both = [name for name in own if name in given]
-    problems = {
-        "missing": [name for name in own if own[name].is_floating_point() and name not in given],
-        "unexpected": [name for name in given if name not in own],
-        "misfit": [
-            f"{name} {difference}"
-            for name in both
-            if (difference := _difference(given[name], own[name]))
-        ],
-        "not finite": [name for name in both if not given[name].isfinite().all()],
-    }
-    if not any(problems.values()):
-        with torch.no_grad():
-            for name in both:
-                own[name].copy_(given[name])
-    return "; ".join(f"{what} {_listed(names)}" for what, names in problems.items() if names)
-
-
-def _difference(got: torch.Tensor, want: torch.Tensor) -> str:
-    if got.shape != want.shape:
-        return f"({tuple(got.shape)} for {tuple(want.shape)})"
-    return "" if got.dtype == want.dtype else f"({got.dtype} for {want.dtype})"
-
-
-def _listed(names: list[str]) -> str:
-    """Name at most five."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
-
-
-def _resized(
-    backbone: VisionTransformer, tensors: Mapping[str, torch.Tensor]
-) -> Mapping[str, torch.Tensor]:
-    """Interpolate a position embedding that was learned for images of another size."""
-    name = "encoder.pos_embedding"
-    own = backbone.encoder.pos_embedding
-    found = tensors.get(name)
-    if (
-        found is None
-        or found.shape == own.shape
-        or found.shape != (1, found.shape[1], own.shape[2])
-        or math.isqrt(found.shape[1] - 1) ** 2 != found.shape[1] - 1
-    ):
-        return tensors
-    resized: Mapping[str, torch.Tensor] = interpolate_embeddings(
-        backbone.image_size, backbone.patch_size, OrderedDict(tensors)
-    )
-    return resized

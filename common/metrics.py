@@ -27,7 +27,17 @@ PHASES = ("alone", "evaluate", "train", "protect", "tune", "adopt")
 #: On its validation images: its own model, the release as it came, the release after training,
 #: after fine-tuning, and the model that inspects parts.
 STAGES = ("local", "incoming", "trained", "tuned", "deployed")
-SCORES = ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "escape_rate", "loss")
+SCORES = (
+    "balanced_accuracy",
+    "accuracy",
+    "macro_f1",
+    "auroc",
+    "escape_rate",
+    "r2",
+    "rmse",
+    "mae",
+    "loss",
+)
 
 Scores = dict[tuple[str, str], float]
 

@@ -21,12 +21,22 @@ from typing import Any
 
 import numpy as np
 
-from common.backbone import Network, build, load_source, read_tensors, travelling
+from common.backbone import (
+    Network,
+    Part,
+    build_for,
+    load_source,
+    outline_for,
+    parts,
+    read_tensors,
+    travelling,
+)
 from common.config import FederationConfig, load_federation
 from common.errors import ConfigError, TransferlineError
 from common.files import save_tensors, write_json
 from common.orders import Release
 from common.sharing import FEDERATED
+from common.tasks import shared_outputs
 from common.update import Schema
 
 SOURCE = "source.safetensors"
@@ -75,10 +85,15 @@ def start(config: FederationConfig, *, base: Path) -> Start:
 
 def first_release(network: Network, config: FederationConfig) -> Release:
     """Return release 0: the whole backbone, and a head of zeros where the head travels."""
-    tensors = {n: v for n, v in read_tensors(network).items() if not n.startswith("head.")}
+    known = parts(network)
+    shared = (Part.BODY, Part.NORM)
+    tensors = {n: v for n, v in read_tensors(network).items() if known[n] in shared}
     if FEDERATED[config.method].head:
-        tensors["head.weight"] = np.zeros((len(config.classes), network.features), np.float32)
-        tensors["head.bias"] = np.zeros(len(config.classes), np.float32)
+        whole = outline_for(config, outputs=shared_outputs(config))
+        state = whole.state_dict()
+        for name, part in parts(whole).items():
+            if part is Part.HEAD:
+                tensors[name] = np.zeros(tuple(state[name].shape), np.float32)
     schema = Schema.of(tensors)
     return Release(number=0, schema=schema, vector=schema.flatten(tensors))
 
@@ -122,7 +137,7 @@ def main(arguments: list[str]) -> int:
 
 def _layout(config: FederationConfig) -> Mapping[str, Any]:
     _check_classes(config)
-    network = build(config.backbone, classes=2, image_size=config.image_size)
+    network = build_for(config, outputs=2)
     schema = first_release(network, config).schema
     return _facts(config, schema, what_travels(network, config))
 
@@ -136,7 +151,7 @@ def _facts(config: FederationConfig, schema: Schema, names: frozenset[str]) -> d
 
 
 def _check_classes(config: FederationConfig) -> None:
-    if FEDERATED[config.method].head and not config.classes:
+    if FEDERATED[config.method].head and not shared_outputs(config):
         raise ConfigError(
             f"classes must name the classes of every plant, because {config.method} shares the "
             "head, got none; name them, or use fedper"

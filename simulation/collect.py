@@ -20,9 +20,8 @@ from client.tasks.metrics import (
     mean_interval,
     paired_interval,
     paired_mean_interval,
-    scores,
 )
-from common.config import FederationConfig
+from common.tasks import measure_of
 from server.releases import program_version
 from server.state.store import history
 from simulation.results import VARIANTS, Results
@@ -40,6 +39,7 @@ def collect(plan: Plan, runs: Sequence[SeedRun]) -> Results:
     variants = [
         v for v in VARIANTS if all(v in j.predictions for row in rows.values() for j in row)
     ]
+    measure = measure_of(config)
     predictions = {
         variant: [[judged.predictions[variant] for judged in rows[name]] for name in plants]
         for variant in variants
@@ -48,14 +48,25 @@ def collect(plan: Plan, runs: Sequence[SeedRun]) -> Results:
         {
             "transferline": program_version(),
             "name": config.name,
+            "task": config.task,
+            "metric": measure.name,
+            "word": measure.word,
+            "lower": measure.lower,
+            "share": measure.share,
             "engine": plan.engine,
             "method": config.method,
             "seeds": [run.seed for run in runs],
             "config": config.model_dump(mode="json"),
-            "mean": {v: asdict(mean_interval(predictions[v])) for v in variants},
-            "gain": asdict(paired_mean_interval(predictions["deployed"], predictions["local"])),
+            "mean": {
+                v: asdict(mean_interval(predictions[v], metric=measure.name)) for v in variants
+            },
+            "gain": asdict(
+                paired_mean_interval(
+                    predictions["deployed"], predictions["local"], metric=measure.name
+                )
+            ),
             "plants": {
-                name: _plant(name, runs, rows[name], config=config, variants=variants)
+                name: _plant(name, runs, rows[name], metric=measure.name, variants=variants)
                 for name in plants
             },
             "rounds": [entry for run in runs for entry in history(run.prepared.home)],
@@ -69,7 +80,7 @@ def _plant(
     runs: Sequence[SeedRun],
     judged: Sequence[Judged],
     *,
-    config: FederationConfig,
+    metric: str,
     variants: Sequence[str],
 ) -> dict[str, Any]:
     described = runs[0].prepared.plants[name]
@@ -77,72 +88,79 @@ def _plant(
     by_variant = {v: [j.predictions[v] for j in judged] for v in variants}
     sources = Counter(j.source for j in judged)
     deployed = {
-        **asdict(interval(by_variant["deployed"])),
+        **asdict(interval(by_variant["deployed"], metric=metric)),
         "source": sources.most_common(1)[0][0],
         "sources": dict(sources),
         "why": judged[0].why,
     }
-    measured = {
-        v: [
-            scores(
-                p.probabilities,
-                p.truth,
-                classes=described.classes,
-                good=described.good,
-                false_reject_budget=config.false_reject_budget,
-            )
-            for p in by_variant[v]
-        ]
-        for v in variants
-    }
+    measured = {v: [j.scores[v] for j in judged] for v in variants}
     return {
         "classes": described.classes,
+        "numbers": described.numbers,
         "good": described.good,
         "counts": described.counts,
         "notes": described.notes,
         "skipped": [{"file": file, "why": why} for file, why in described.skipped],
-        **{v: asdict(interval(by_variant[v])) for v in variants},
+        **{v: asdict(interval(by_variant[v], metric=metric)) for v in variants},
         "deployed": deployed,
-        "gain": asdict(paired_interval(by_variant["deployed"], by_variant["local"])),
+        "gain": asdict(paired_interval(by_variant["deployed"], by_variant["local"], metric=metric)),
         "metrics": {v: _mean_metrics(measured[v]) for v in variants},
-        "confusion": {
-            v: np.sum([m["confusion"] for m in measured[v]], axis=0).tolist() for v in variants
-        },
-        "mistakes": {"deployed": _mistakes(by_variant["deployed"][0], described.classes, folder)},
+        **(
+            _of_classes(measured, by_variant, described.classes, folder)
+            if described.classes
+            else {}
+        ),
+        "pictures": [asdict(one) for one in judged[0].pictures],
     }
 
 
-def _mean_metrics(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean over seeds; None where a seed has none."""
-
-    def mean(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return float(np.mean(known)) if known else None
-
-    flat = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "escape_rate")
+def _of_classes(
+    measured: Mapping[str, Sequence[Mapping[str, Any]]],
+    predictions: Mapping[str, Sequence[Prediction]],
+    classes: Sequence[str],
+    folder: Path,
+) -> dict[str, Any]:
+    """Return recall, confusion and mistakes."""
     return {
-        **{key: mean([m[key] for m in measured]) for key in flat},
         "recall": {
-            name: mean([m["recall"][name] for m in measured]) for name in measured[0]["recall"]
+            v: {name: _mean([m["recall"][name] for m in many]) for name in classes}
+            for v, many in measured.items()
         },
+        "confusion": {
+            v: np.sum([m["confusion"] for m in many], axis=0).tolist()
+            for v, many in measured.items()
+        },
+        "mistakes": {"deployed": _mistakes(predictions["deployed"][0], classes, folder)},
     }
+
+
+def _mean_metrics(measured: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return the mean over seeds of every score that is one number."""
+    flat = [key for key, value in measured[0].items() if not isinstance(value, dict | list)]
+    return {key: _mean([one[key] for one in measured]) for key in flat}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of what is known; None if nothing is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _mistakes(
     prediction: Prediction, classes: Sequence[str], folder: Path
 ) -> list[dict[str, object]]:
     """Return the wrong answers that the model was surest of, with their pictures."""
-    said = prediction.probabilities.argmax(axis=1)
-    sure = prediction.probabilities.max(axis=1)
+    said = prediction.predicted.argmax(axis=1)
+    sure = prediction.predicted.max(axis=1)
     wrong = np.flatnonzero(said != prediction.truth)
     worst = wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]
     return [
         {
-            "file": prediction.files[i],
+            "file": prediction.names[i],
             "truth": classes[prediction.truth[i]],
             "predicted": classes[said[i]],
             "confidence": float(sure[i]),
-            "picture": _picture(folder / prediction.files[i]),
+            "picture": _picture(folder / prediction.names[i]),
         }
         for i in worst.tolist()
     ]

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from client.plant import Plant, open_plant
+from client.tasks import TASKS
 from common.backbone import Network, has_norm, load_source
 from common.config import FederationConfig, PlantConfig, PlantSection
 from common.errors import ConfigError, DataError
 from common.sharing import FEDERATED
 from common.source import first_release, what_travels
+from common.tasks import KINDS, TaskName, learns
 from server.engine.job import Job
 from simulation.workers import Task, Workers
 
@@ -26,6 +29,7 @@ class Description:
 
     classes: tuple[str, ...]
     good: str
+    numbers: tuple[str, ...]
     counts: Mapping[str, int]
     notes: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -53,8 +57,10 @@ class Prepared:
         return [self.folder(name) for name in self.plants]
 
 
-def find_plants(root: Path, *, wanted: Sequence[str] = ()) -> dict[str, Path]:
-    """Return the plants' folders by name: every folder of ROOT that holds folders.
+def find_plants(
+    root: Path, *, wanted: Sequence[str] = (), task: TaskName = "image-classification"
+) -> dict[str, Path]:
+    """Return the plants' folders by name: every folder of ROOT that holds data of the task.
 
     Raises
     ------
@@ -63,13 +69,14 @@ def find_plants(root: Path, *, wanted: Sequence[str] = ()) -> dict[str, Path]:
     """
     if not root.is_dir():
         raise DataError(f"--data must be a folder of plants, got {root}, which does not exist")
+    kind = TASKS[task]
     found = {
         folder.name: folder
         for folder in sorted(root.iterdir())
-        if folder.is_dir() and any(child.is_dir() for child in folder.iterdir())
+        if folder.is_dir() and kind.is_plant(folder)
     }
     if not found:
-        raise DataError(f"--data must hold <plant>/<class>/ folders of images, got none in {root}")
+        raise DataError(f"--data must hold {kind.layout}, got none in {root}")
     missing = sorted(set(wanted) - set(found))
     if missing:
         raise DataError(f"plants must be among {sorted(found)}, got {missing}; see {root}")
@@ -114,7 +121,7 @@ def prepare(
     names = list(data)
     plants = {names[position]: result for position, result in workers.each(tasks)}
     plants = {name: plants[name] for name in names}
-    if FEDERATED[config.method].head:
+    if FEDERATED[config.method].head and learns(config) == "classes":
         config = config.model_copy(update={"classes": _common_classes(config, plants)})
     job = _job(config, source.network, list(plants))
     job.write(home)
@@ -131,6 +138,7 @@ def describe(folder: Path, config: FederationConfig) -> Description:
     return Description(
         classes=data.classes,
         good=data.good,
+        numbers=data.numbers,
         counts=data.counts,
         notes=data.notes,
         skipped=tuple((item.file, item.why) for item in data.skipped),
@@ -156,7 +164,14 @@ def _plant_config(name: str, folder: Path, config: FederationConfig) -> PlantCon
         seed=config.seed,
         device=config.device,
         adoption_margin=config.adoption_margin,
+        **_own(section, config),
     )
+
+
+def _own(section: PlantSection, config: FederationConfig) -> dict[str, Any]:
+    """Return what the simulation says of a plant's data in the task's own section."""
+    name = KINDS[config.task].section
+    return {name: getattr(section, name)} if hasattr(section, name) else {}
 
 
 def _job(config: FederationConfig, network: Network, plants: list[str]) -> Job:

@@ -220,7 +220,7 @@ def _soft(name: str) -> Markup:
 
 
 def _reports(plant: PlantResults, figure: str) -> bool:
-    return any(getattr(metrics, figure) is not None for metrics in plant.metrics.values())
+    return any(metrics.get(figure) is not None for metrics in plant.metrics.values())
 
 
 def _learning(results: Results, plant: str) -> Lines:

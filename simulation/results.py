@@ -1,9 +1,10 @@
-"""results.json and compare.json, schema version 1, as frozen pydantic models.
+"""results.json and compare.json, schema version 2, as frozen pydantic models.
 
 They are what a run leaves behind for people and scripts: the report, the table and the CSV are
 drawn from them alone. ``docs/results-schema.md`` is generated from the descriptions here
-(`simulation.schema`). All scores are shares from 0 to 1, all sizes bytes, all durations seconds;
-every interval is a 95 % confidence interval.
+(`simulation.schema`). All sizes are bytes, all durations seconds; scores of classes are shares
+from 0 to 1, scores of numbers in the units of the plants; every interval is a 95 % confidence
+interval.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from common.errors import StateError
 from common.files import read_json, write_atomic
 
-VERSION = 1
+VERSION = 2
 VARIANTS = ("head_only", "local", "federated", "pooled", "deployed")
 """The five models of a plant that a report sets side by side, in this order."""
 
@@ -59,23 +60,6 @@ class Deployed(Interval):
     why: str = Field("", description="One sentence: why this variant is deployed.")
 
 
-class Metrics(Record):
-    """Test figures of one variant at one plant, mean over seeds."""
-
-    accuracy: Share = Field(description="Share of test images that are right.")
-    balanced_accuracy: Share = Field(description="Mean of the recalls of the classes.")
-    macro_f1: Share = Field(description="Mean of the F1 scores of the classes.")
-    recall: dict[str, Share | None] = Field(
-        description="Share of each class that is found; null where a class has no test image."
-    )
-    auroc: Share | None = Field(None, description="Area under the ROC curve; two classes only.")
-    escape_rate: Share | None = Field(
-        None,
-        description="Share of defective parts that pass, with rejects of good parts held to "
-        "`config.false_reject_budget`; null where no class is declared good.",
-    )
-
-
 class Skipped(Record):
     """A file that was left out."""
 
@@ -97,13 +81,29 @@ class Mistake(Record):
     )
 
 
+class TaskPicture(Record):
+    """A picture that fits the task: predicted against true, a life curve, a heat map."""
+
+    title: str = Field(description="What it shows.")
+    note: str = Field("", description="How to read it.")
+    picture: str = Field(
+        pattern=r"^data:image/(jpeg|png|webp|svg\+xml);base64,[A-Za-z0-9+/=]+$",
+        description="The picture as a data URI.",
+    )
+
+
 class PlantResults(Record):
     """One plant."""
 
-    classes: tuple[str, ...] = Field(min_length=1, description="Class names, in order of index.")
+    classes: tuple[str, ...] = Field(
+        (), description="Class names, in order of index; empty where numbers are learned."
+    )
+    numbers: tuple[str, ...] = Field(
+        (), description="Names of the numbers that are learned; empty for classes."
+    )
     good: str = Field("", description="The class of good parts, or empty.")
     counts: dict[str, Count] = Field(
-        description="Images in `train`, `validation` and `test`, for one seed."
+        description="Examples in `train`, `validation` and `test`, for one seed."
     )
     notes: tuple[str, ...] = Field((), description="What a reader should know of its data.")
     skipped: tuple[Skipped, ...] = Field((), description="Files that were left out.")
@@ -114,9 +114,20 @@ class PlantResults(Record):
         None, description="All plants' data in one place: a bound that only simulation has."
     )
     deployed: Deployed = Field(description="What the plant runs after the no-harm rule.")
-    gain: Interval = Field(description="Deployed minus local, paired over test images and seeds.")
-    metrics: dict[str, Metrics] = Field(
-        default_factory=dict, description="Test figures by variant."
+    gain: Interval = Field(
+        description="By how much deployed is better than local, paired over examples and seeds."
+    )
+    metrics: dict[str, dict[str, Number | None]] = Field(
+        default_factory=dict,
+        description="Test figures by variant and name, mean over seeds, null where one does not "
+        "apply. Of classes `accuracy`, `balanced_accuracy`, `macro_f1`, `auroc` (two classes only) "
+        "and `escape_rate` (defective parts that pass, with rejects of good parts held to "
+        "`config.false_reject_budget`); of numbers `r2`, `rmse`, `mae` and `bias`.",
+    )
+    recall: dict[str, dict[str, Share | None]] = Field(
+        default_factory=dict,
+        description="Share of each class that is found, by variant; null where a class has no "
+        "test example.",
     )
     confusion: dict[str, tuple[tuple[Count, ...], ...]] = Field(
         default_factory=dict,
@@ -124,6 +135,9 @@ class PlantResults(Record):
     )
     mistakes: dict[str, tuple[Mistake, ...]] = Field(
         default_factory=dict, description="Most confident mistakes by variant."
+    )
+    pictures: tuple[TaskPicture, ...] = Field(
+        (), description="Pictures of the deployed model that fit the task."
     )
 
     @model_validator(mode="after")
@@ -175,10 +189,14 @@ class Mean(Record):
 class Results(Record):
     """results.json."""
 
-    version: Literal[1] = Field(1, description="Version of this schema.")
+    version: Literal[2] = Field(2, description="Version of this schema.")
     transferline: str = Field(description="Version of Transferline that wrote the file.")
     name: str = Field(description="Name of the federation.")
+    task: str = Field("image-classification", description="What the plants learned.")
     metric: str = Field("balanced_accuracy", description="What the scores are.")
+    word: str = Field("balanced accuracy", description="The same for readers.")
+    lower: bool = Field(False, description="Whether a lower score is the better one.")
+    share: bool = Field(True, description="Whether scores are shares from 0 to 1.")
     engine: str = Field(description="`local` or `flower`.")
     method: str = Field(description="How the plants learned together.")
     seeds: tuple[int, ...] = Field(min_length=1, description="Seeds that were run.")
@@ -186,7 +204,9 @@ class Results(Record):
         default_factory=dict, description="federation.toml with every default filled in."
     )
     mean: Mean = Field(description="Scores, mean over plants.")
-    gain: Interval = Field(description="Deployed minus local, paired, mean over plants.")
+    gain: Interval = Field(
+        description="By how much deployed is better than local, paired, mean over plants."
+    )
     plants: dict[str, PlantResults] = Field(min_length=1, description="Plants by name.")
     rounds: tuple[RoundResults, ...] = Field((), description="Rounds of all seeds, in order.")
     seconds: dict[str, NotNegative] = Field(default_factory=dict, description="Seconds by phase.")
@@ -210,9 +230,12 @@ class MethodScores(Scores):
 class Comparison(Record):
     """compare.json."""
 
-    version: Literal[1] = Field(1, description="Version of this schema.")
+    version: Literal[2] = Field(2, description="Version of this schema.")
     name: str = Field(description="Name of the federation.")
     metric: str = Field("balanced_accuracy", description="What the scores are.")
+    word: str = Field("balanced accuracy", description="The same for readers.")
+    lower: bool = Field(False, description="Whether a lower score is the better one.")
+    share: bool = Field(True, description="Whether scores are shares from 0 to 1.")
     seeds: tuple[int, ...] = Field(min_length=1, description="Seeds, the same for all methods.")
     methods: dict[str, MethodScores] = Field(
         min_length=1, description="Methods by name, in the order asked for."

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,8 @@ from common.orders import Release
 from server.events import Event, ReplyArrived, RoundClosed
 from server.federation import Federation
 from simulation.local import LocalFleet
-from simulation.pooled import train_pooled
+from simulation.pictures import Picture, Scene, pictures_of
+from simulation.pooled import Pooled, train_pooled
 from simulation.prepare import Prepared, find_plants, prepare
 from simulation.workers import Lost, Task, Workers
 
@@ -78,11 +79,19 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """One plant's test predictions by variant, and what it deployed."""
+    """One plant's test predictions by variant, and what it deployed.
+
+    Attributes
+    ----------
+    scores : of each variant, as the task gives them (`client.tasks.Task.scores`).
+    pictures : of the deployed model, as the task's report has them (`simulation.pictures`).
+    """
 
     predictions: Mapping[str, Prediction]
     source: str
     why: str
+    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +131,7 @@ def run(plan: Plan, *, watch: Watch) -> list[SeedRun]:
             f"--out must be a new or empty folder, got {plan.out}, which holds a run; continue it "
             "with --resume or choose another"
         )
-    data = find_plants(plan.data, wanted=plan.plants)
+    data = find_plants(plan.data, wanted=plan.plants, task=plan.config.task)
     with Workers(plan.workers) as workers:
         return [
             run_seed(
@@ -174,7 +183,7 @@ def train_alone(folder: Path, method: str, source: Release, config: FederationCo
 
 def _train_alone(
     prepared: Prepared, *, plan: Plan, workers: Workers, watch: Watch
-) -> tuple[dict[str, dict[str, int]], list[Prediction] | None]:
+) -> tuple[dict[str, dict[str, int]], list[Pooled] | None]:
     """Return the versions by plant and method, and the pooled model's predictions."""
     job = prepared.job
     tasks = [
@@ -191,7 +200,7 @@ def _train_alone(
         tasks.append(pooled_task)
         labels.append(("all plants", "pooled"))
     versions: dict[str, dict[str, int]] = {name: {} for name in prepared.plants}
-    pooled: list[Prediction] | None = None
+    pooled: list[Pooled] | None = None
     watch("training alone", 0, len(tasks), "")
     for done, (position, result) in enumerate(_results(workers, tasks), start=1):
         name, method = labels[position]
@@ -265,7 +274,7 @@ def _hold_rounds(prepared: Prepared, *, plan: Plan, workers: Workers, watch: Wat
 
 
 def judge(folder: Path, config: FederationConfig, versions: Mapping[str, int]) -> Judged:
-    """Judge a plant's test images with each of its models; each model runs once."""
+    """Judge a plant's test examples with each of its models; each model runs once."""
     plant = open_plant(folder)
     deployed = plant.store.deployed()
     if deployed is None:
@@ -275,17 +284,23 @@ def judge(folder: Path, config: FederationConfig, versions: Mapping[str, int]) -
     if federated:
         numbers["federated"] = federated[-1]
     once = {number: plant.test(number, config=config) for number in set(numbers.values())}
+    task, data = plant.task(config), plant.data(config)
+    scored = {number: task.scores(one, data=data) for number, one in once.items()}
+    predictions = {variant: once[number] for variant, number in numbers.items()}
+    scene = Scene(plant=plant, config=config, version=deployed.version, predictions=predictions)
     return Judged(
-        predictions={variant: once[number] for variant, number in numbers.items()},
+        predictions=predictions,
         source=deployed.source,
         why=deployed.why,
+        scores={variant: scored[number] for variant, number in numbers.items()},
+        pictures=pictures_of(scene),
     )
 
 
 def _judge(
     prepared: Prepared,
     versions: Mapping[str, Mapping[str, int]],
-    pooled: list[Prediction] | None,
+    pooled: list[Pooled] | None,
     *,
     workers: Workers,
     watch: Watch,
@@ -300,9 +315,13 @@ def _judge(
     watch("judging", 0, len(tasks), "")
     for done, (position, result) in enumerate(_results(workers, tasks), start=1):
         name = names[position]
-        extra = {"pooled": pooled[position]} if pooled else {}
-        judged[name] = Judged(
-            predictions={**result.predictions, **extra}, source=result.source, why=result.why
-        )
+        if pooled:
+            extra, scores = pooled[position]
+            result = replace(
+                result,
+                predictions={**result.predictions, "pooled": extra},
+                scores={**result.scores, "pooled": scores},
+            )
+        judged[name] = result
         watch("judging", done, len(tasks), name)
     return {name: judged[name] for name in names}

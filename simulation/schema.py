@@ -15,11 +15,12 @@ from simulation.results import Comparison, Interval, Results, title
 def schema_reference() -> str:
     """Return docs/results-schema.md: every field of both files, from the models above."""
     lines = [
-        "# results.json and compare.json, version 1",
+        "# results.json and compare.json, version 2",
         "",
         "Generated from `simulation/results.py` by `python -m simulation.schema`; a test keeps "
         "it true.",
-        "Scores are shares from 0 to 1, sizes bytes, durations seconds. An interval is an object "
+        "Scores of classes are shares from 0 to 1, scores of numbers have the units of the plants; "
+        "sizes are bytes, durations seconds. An interval is an object "
         "with `value`, `low` and `high`: the figure and its 95 % confidence interval.",
         "A reader should refuse another `version`. `<name>` stands for a key of your data, `[]` "
         "for each item of a list.",

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from client.tasks.folder import FORMATS, MANIFEST, Skipped, decode, find, read_groups
+from client.tasks.data import Skipped
+from client.tasks.folder import FORMATS, MANIFEST, decode, find, read_groups
 from client.tasks.split import keys
 from common.errors import ConfigError, DataError
 from common.files import unwritable

@@ -53,6 +53,7 @@ RESERVED = {
         (
             "common/architecture.py",
             "common/backbone.py",
+            "common/backbones/",
             "common/stages.py",
             "common/weights.py",
             "client/",

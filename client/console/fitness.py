@@ -1,6 +1,6 @@
 """The checks that need torch: what a plant has to train on, and with.
 
-The images are read as a round would read them, and kept decoded where the daemon looks for them.
+Data is read as a round would read it, and kept decoded where the daemon looks for them.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import torch
 
 from client.console.checks import GIGABYTE, Check, Plant, State
 from client.plant import Plant as Trained
-from client.tasks.folder import Progress
-from client.tasks.images import ImageData
+from client.tasks.data import PlantData, Progress
 from client.training import choose_device
 from common.config import FederationConfig
 from common.errors import TransferlineError
 from common.sharing import FEDERATED
+from common.tasks import shared_outputs
 from common.weights import HALF
 
 ROOM = 2 * GIGABYTE  #: bytes of GPU memory below which most training does not fit
 
 
-def read(plant: Plant, *, progress: Progress | None = None) -> ImageData:
-    """Read a plant's images by the federation's settings.
+def read(plant: Plant, *, progress: Progress | None = None) -> PlantData:
+    """Read a plant's data by the federation's settings.
 
     Raises
     ------
@@ -39,14 +39,14 @@ def read(plant: Plant, *, progress: Progress | None = None) -> ImageData:
 
 
 def data(plant: Plant, *, progress: Progress | None = None) -> Check:
-    """Look at classes, images a class, files that cannot be used, and whether the task fits."""
+    """Look at what there is to learn from, what cannot be used, and whether the task fits."""
     try:
         found = read(plant, progress=progress)
     except TransferlineError as error:
         says, _, do = str(error).rpartition("; ")
         return Check(name="data", state=State.FAIL, says=says or do, do=do if says else "")
-    says = f"{len(found.classes)} classes ({described(found)})"
-    if complaint := misfit(found.classes, plant.federation):
+    says = described(found)
+    if complaint := misfit(found, plant.federation):
         do = "ask the operator for fedper, or name the classes in plant.toml"
         return Check(name="data", state=State.FAIL, says=f"{says}; {complaint}", do=do)
     do = f"all of it: transferline-plant check {plant.data}"
@@ -84,15 +84,23 @@ def device(plant: Plant) -> Check:
     return Check(name="device", state=State.OK, says=says)
 
 
-def described(found: ImageData) -> str:
-    """Return the images in use by class."""
-    counts = torch.bincount(found.labels.cpu(), minlength=len(found.classes)).tolist()
-    return ", ".join(f"{n} {c}" for n, c in zip(found.classes, counts, strict=True))
+def described(found: PlantData) -> str:
+    """Return the examples in use, by class where there are classes."""
+    if found.numbers:
+        return f"{len(found.targets)} examples, {', '.join(found.numbers)} to learn"
+    counts = torch.bincount(found.targets.cpu(), minlength=len(found.classes)).tolist()
+    each = ", ".join(f"{n} {c}" for n, c in zip(found.classes, counts, strict=True))
+    return f"{len(found.classes)} classes ({each})"
 
 
-def misfit(classes: tuple[str, ...], config: FederationConfig) -> str:
-    """Say why a federation's task does not fit these classes; "" if it does."""
-    if not FEDERATED[config.method].head or classes == config.classes:
+def misfit(found: PlantData, config: FederationConfig) -> str:
+    """Say why a head that travels does not fit a plant's data; "" if it does."""
+    if not FEDERATED[config.method].head:
+        return ""
+    if found.numbers:
+        wanted = shared_outputs(config)
+        return "" if found.outputs == wanted else f"{config.method} shares a head for {wanted}"
+    if found.classes == config.classes:
         return ""
     return f"{config.method} shares the head, for the classes {', '.join(config.classes) or 'none'}"
 

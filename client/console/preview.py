@@ -14,9 +14,10 @@ from typing import Any
 
 from client.protection import Step, steps
 from client.protection.validate import Validate
-from common.backbone import Part, outline, parts, travelling
+from common.backbone import Part, outline_for, parts, travelling
 from common.config import FederationConfig, PlantConfig
 from common.sharing import FEDERATED
+from common.tasks import shared_outputs
 
 DTYPE = "float32"
 WIDTH = 4  #: bytes of a value
@@ -30,11 +31,12 @@ BESIDE = {
     "outcome": "done, declined or failed",
     "reason": "if not done: a fixed word, or the sentence of your own policy",
     "schema": "hash of the names and shapes above",
-    "weight": "number of training images",
-    "scores": "balanced accuracy and loss on the validation images, before and after training",
+    "weight": "number of training examples",
+    "scores": "the task's scores (balanced accuracy, say) and loss on the validation examples, "
+    "before and after training",
     "seconds": "how long each phase took",
     "notes": "after the last round: whether the release was adopted, by what difference, and on "
-    "how many validation images",
+    "how many validation examples",
     "payload": "the tensors above as trained minus released values, in the form above",
 }
 
@@ -117,8 +119,8 @@ def preview(config: FederationConfig, *, classes: int) -> Preview:
         If the backbone is unknown or cannot take images of this size.
     """
     sharing = FEDERATED[config.method]
-    count = len(config.classes) if sharing.head and config.classes else classes
-    network = outline(config.backbone, classes=count, image_size=config.image_size)
+    count = (shared_outputs(config) if sharing.head else 0) or classes
+    network = outline_for(config, outputs=count)
     known, state = parts(network), network.state_dict()
     chosen = travelling(network, head=sharing.head, norm=config.norm_travels)
     every = [Travelling(name=n, shape=tuple(state[n].shape), part=p) for n, p in known.items()]
@@ -137,7 +139,7 @@ def preview(config: FederationConfig, *, classes: int) -> Preview:
 
 
 def classes_of(folder: Path, settings: PlantConfig) -> int:
-    """Return how many classes a plant has; 2 where its data is not to be had now."""
+    """Return how many outputs a plant has; 2 where its data is not to be had now."""
     if settings.classes:
         return len(settings.classes)
     try:

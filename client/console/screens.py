@@ -15,7 +15,16 @@ from rich.console import Console
 from rich.text import Text
 
 from client.console.checks import Check, State, lasting
-from client.console.views import SCORE, Model, Overview, Received, moment, number, score, size
+from client.console.views import (
+    Model,
+    Overview,
+    Received,
+    best_known,
+    moment,
+    number,
+    score,
+    size,
+)
 from client.desk.ledger import Answer
 from client.layout import SETTINGS
 from common.config import FederationConfig, PlantConfig
@@ -142,7 +151,7 @@ def show_overview(out: Console, found: Overview, *, folder: Path) -> None:
             f"{one.kind} in round {one.round} of {one.run}, {one.outcome}: {said}; {ago} ago",
         )
     if found.model is not None:
-        known = number(found.model.version.scores.get(SCORE))
+        known = number(best_known(found.model.version.scores))
         row("model", f"version {found.model.version.number}, {found.model.origin}, score {known}")
     else:
         row("model", "none yet")
@@ -209,7 +218,7 @@ def show_models(out: Console, models: Sequence[Model]) -> None:
             "*" if model.deployed else "",
             str(model.version.number),
             moment(model.made),
-            number(model.version.scores.get(SCORE)),
+            number(best_known(model.version.scores)),
             model.origin,
         )
         for model in models

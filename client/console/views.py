@@ -7,7 +7,7 @@ not, and without torch, so that it is there at once.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +21,9 @@ from client.personal import ROUND, Deployment, PersonalStore, Version
 from common.config import PlantConfig
 from common.errors import TransferlineError
 from common.pki import Certificate
+from common.tasks import told
 
 MEGABYTE = 1e6
-SCORE = "balanced_accuracy"
 
 #: The stage of a score that says most, by what was asked.
 _STAGE = {"train": "trained", "adopt": "deployed"}
@@ -230,7 +230,13 @@ def report(answer: Answer) -> dict[str, Any]:
 
 def score(answer: Answer) -> float | None:
     """Return the score that says most about an answer; None where there is none."""
-    return answer.scores.get(_STAGE.get(answer.kind, ""), {}).get(SCORE)
+    return best_known(answer.scores.get(_STAGE.get(answer.kind, ""), {}))
+
+
+def best_known(scores: Mapping[str, float]) -> float | None:
+    """Return the score that a task is judged by; None where there is none."""
+    found = told(scores)
+    return None if found is None else found[1]
 
 
 def moment(at: datetime) -> str:
@@ -257,7 +263,7 @@ def _arrival(answer: Answer) -> Received:
         run=answer.run,
         round=answer.round,
         kind=answer.kind,
-        incoming=answer.scores.get("incoming", {}).get(SCORE),
+        incoming=best_known(answer.scores.get("incoming", {})),
         deployed=False,
     )
 

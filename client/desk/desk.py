@@ -39,6 +39,7 @@ from common.errors import (
     UpdateError,
 )
 from common.orders import Order, Outcome, Reply
+from common.tasks import told
 from common.wire.messages import pack_reply, unpack_reply
 from common.wire.parts import Parts
 from common.wire.seals import open_order, seal_reply
@@ -391,11 +392,10 @@ def _tell(entry: Answer, facts: dict[str, Any]) -> None:
         line += (
             f", trained {training['seconds']:.1f} s at {training['images_per_second']:g} images/s"
         )
-    shown = [
-        f"{stage} {entry.scores[stage]['balanced_accuracy']:.3f}"
-        for stage in ("incoming", "trained", "tuned", "deployed")
-        if "balanced_accuracy" in entry.scores.get(stage, {})
-    ]
+    stages = ("incoming", "trained", "tuned", "deployed")
+    found = {stage: told(entry.scores.get(stage, {})) for stage in stages}
+    shown = [f"{stage} {score[1]:.3f}" for stage, score in found.items() if score is not None]
     if shown:
-        line += f", balanced accuracy {', '.join(shown)}"
+        word = next(score[0].word for score in found.values() if score is not None)
+        line += f", {word} {', '.join(shown)}"
     log.info("%s, sent %.1f MB", line, entry.sent / 1e6)

@@ -34,8 +34,9 @@ from client.layout import (
     open_settings,
 )
 from client.link.files import hand_settings
-from client.tasks.folder import Progress, find
-from client.tasks.images import ImageData, Selection, load_images
+from client.tasks.data import PlantData, Progress
+from client.tasks.folder import find
+from client.tasks.images import Selection, load_images
 from common.config import FederationConfig, PlantConfig
 from common.errors import ConfigError
 from common.token import Token
@@ -79,7 +80,7 @@ class Membership:
 
     settings: PlantConfig
     federation: FederationConfig
-    data: ImageData | None
+    data: PlantData | None
     moved: dict[str, str]
 
 
@@ -178,7 +179,7 @@ def _settings(entry: Entry, data: Path) -> PlantConfig:
     return validate(PlantConfig, values, name="join")
 
 
-def _read(settings: PlantConfig, *, cache: Path, progress: Progress | None) -> ImageData:
+def _read(settings: PlantConfig, *, cache: Path, progress: Progress | None) -> PlantData:
     """Read all images, as a round would but for their size, which only the centre can say."""
     chosen = Selection(
         classes=settings.classes,

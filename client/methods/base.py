@@ -44,7 +44,7 @@ class Work:
 
     @property
     def train(self) -> Tensor:
-        """Indices of the images that rounds train on."""
+        """Indices of the examples that rounds train on."""
         return self.trainer.data.train
 
     @property
@@ -91,7 +91,7 @@ class Work:
         return {
             name: parameter.detach().clone()
             for name, parameter in self.network.named_parameters()
-            if not name.startswith("head.")
+            if not name.startswith(("head.", "stem."))
         }
 
     def snapshot(self) -> Arrays:
@@ -117,8 +117,8 @@ class RoundMethod:
 
     def train(self, work: Work) -> None:
         if work.first and work.private:
-            nn.init.zeros_(work.network.head.weight)
-            nn.init.zeros_(work.network.head.bias)
+            for parameter in work.network.head.parameters():
+                nn.init.zeros_(parameter)
         elif work.first:
             work.trainer.fit_head(work.network, work.train)
         self.descend(work)

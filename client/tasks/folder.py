@@ -16,7 +16,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from client.tasks.data import Progress
 from common.errors import ConfigError, DataError
 
 Pixels = npt.NDArray[np.uint8]
-Progress = Callable[[int, int], None]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
@@ -60,14 +60,6 @@ class Found:
     label: int
     size: int
     modified: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A file that is not used, and why."""
-
-    file: str
-    why: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,32 +8,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from client.tasks import cache as kept
-from client.tasks.folder import (
-    Found,
-    Progress,
-    Skipped,
-    check_good,
-    find,
-    read_groups,
-    read_images,
-)
-from client.tasks.metrics import Prediction, scores
+from client.tasks.classes import Classes
+from client.tasks.data import PlantData, Progress, Skipped
+from client.tasks.folder import Found, check_good, find, read_groups, read_images
 from client.tasks.split import Quota, Split, keys, split
 from client.tasks.transforms import Augment, Normalise
-from common.errors import DataError
+from common.config import FederationConfig, PlantConfig
+from common.errors import ConfigError, DataError
 
 #: A test of fewer images a class says little, and is noted.
 FEW_TEST_IMAGES = 10
-#: An image of a rare class counts for at most so many of an average one.
-MOST_WEIGHT = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,74 +49,13 @@ class Selection:
     seed: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImageData:
-    """A plant's images in use, with their split.
-
-    Attributes
-    ----------
-    images : uint8, shape (N, 3, S, S), contiguous.
-    labels : int64, shape (N,), indices into ``classes``.
-    files : names relative to the plant's folder.
-    train, validation, test : int64 indices into the images.
-    folds : pairs (training, validation) over all labelled images, the first of which is (train,
-        validation); one pair unless there are fewer than ten labels a class.
-    skipped : files that could not be used.
-    notes : what a reader of the results should know, one line each.
-    """
-
-    classes: tuple[str, ...]
-    good: str
-    images: Tensor
-    labels: Tensor
-    files: tuple[str, ...]
-    train: Tensor
-    validation: Tensor
-    test: Tensor
-    folds: tuple[tuple[Tensor, Tensor], ...]
-    skipped: tuple[Skipped, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of images in each set."""
-        return {name: len(getattr(self, name)) for name in ("train", "validation", "test")}
-
-    def class_weights(self, indices: Tensor) -> Tensor:
-        """Weigh classes against imbalance.
-
-        Inverse to their frequency among ``indices``, capped, and such that the images' mean
-        weight is 1, so that the loss keeps its scale.
-
-        Returns
-        -------
-        float32, shape (classes,), on the device of the labels.
-        """
-        counts = torch.bincount(self.labels[indices], minlength=len(self.classes)).float()
-        weights = counts.sum() / (len(self.classes) * counts.clamp_min(1.0))
-        weights = weights.clamp_max(MOST_WEIGHT)
-        return weights * (counts.sum() / (weights * counts).sum())
-
-    def to(self, device: torch.device | str) -> ImageData:
-        """Return the same data with all tensors on a device."""
-        return replace(
-            self,
-            images=self.images.to(device),
-            labels=self.labels.to(device),
-            train=self.train.to(device),
-            validation=self.validation.to(device),
-            test=self.test.to(device),
-            folds=tuple((train.to(device), held.to(device)) for train, held in self.folds),
-        )
-
-
 def load_images(
     folder: Path,
     *,
     selection: Selection,
     cache: Path | None = None,
     progress: Progress | None = None,
-) -> ImageData:
+) -> PlantData:
     """Find, read, check and split a plant's images.
 
     Parameters
@@ -168,7 +98,7 @@ def _assemble(
     found: Sequence[Found],
     pixels: kept.Pixels,
     selection: Selection,
-) -> ImageData | None:
+) -> PlantData | None:
     """Split the usable images and copy those in use; None if a kept one is damaged."""
     usable = [index for index, why in enumerate(pixels.why) if not why]
     skipped = tuple(
@@ -197,12 +127,12 @@ def _assemble(
         (position[torch.from_numpy(train)], position[torch.from_numpy(held)])
         for train, held in parts.folds
     )
-    return ImageData(
+    return PlantData(
         classes=classes,
         good=selection.good,
-        images=images,
-        labels=torch.tensor([labels[index] for index in used]),
-        files=tuple(files[index] for index in used),
+        inputs=images,
+        targets=torch.tensor([labels[index] for index in used]),
+        names=tuple(files[index] for index in used),
         train=folds[0][0],
         validation=folds[0][1],
         test=position[torch.from_numpy(parts.test)],
@@ -251,26 +181,50 @@ def _conflicts(files: Sequence[str], labels: Sequence[int], contents: Sequence[s
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTask:
-    """The image task as the rest of a plant sees it (`client.tasks.Task`).
+class ImageTask(Classes):
+    """Images of classes, as the rest of a plant sees them (`client.tasks.Task`).
 
     Attributes
     ----------
     selection : which images to use.
     mean, std : input normalisation a channel.
     augment : strength of the augmentation; 0 turns it off.
-    false_reject_budget : share of good parts that may be rejected; for the escape rate.
     """
+
+    layout: ClassVar[str] = "<plant>/<class>/ folders of images"
 
     selection: Selection
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     augment: float = 1.0
-    false_reject_budget: float = 0.05
+
+    @classmethod
+    def of(cls, config: FederationConfig, settings: PlantConfig) -> ImageTask:
+        if config.mean is None or config.std is None:
+            raise ConfigError("mean and std must be set before training; take those of the weights")
+        return cls(
+            selection=Selection(
+                classes=settings.classes,
+                good=settings.good,
+                labels_per_class=settings.labels_per_class,
+                test_per_class=settings.test_per_class,
+                image_size=config.image_size,
+                seed=settings.seed,
+            ),
+            mean=config.mean,
+            std=config.std,
+            augment=config.training.augment,
+            label_smoothing=config.training.label_smoothing,
+            false_reject_budget=config.false_reject_budget,
+        )
+
+    @staticmethod
+    def is_plant(folder: Path) -> bool:
+        return folder.is_dir() and any(child.is_dir() for child in folder.iterdir())
 
     def load(
         self, folder: Path, *, cache: Path | None = None, progress: Progress | None = None
-    ) -> ImageData:
+    ) -> PlantData:
         return load_images(folder, selection=self.selection, cache=cache, progress=progress)
 
     def training_transform(self) -> Augment:
@@ -279,16 +233,7 @@ class ImageTask:
     def evaluation_transform(self) -> Normalise:
         return Normalise(self.mean, self.std)
 
-    def scores(self, prediction: Prediction, *, data: ImageData) -> dict[str, Any]:
-        return scores(
-            prediction.probabilities,
-            prediction.truth,
-            classes=data.classes,
-            good=data.good,
-            false_reject_budget=self.false_reject_budget,
-        )
-
-    def schema(self, data: ImageData) -> Mapping[str, Any]:
+    def schema(self, data: PlantData) -> Mapping[str, Any]:
         """Say what kind of data this is, without what is in it: no names, no counts of images."""
         return {
             "task": "image-classification",

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,11 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
+from client.tasks.errors import Errors
 from common.errors import DataError, TrainingError
+from common.tasks import MEASURES
 
 Array = npt.NDArray[Any]
-Metric = Literal["balanced_accuracy", "accuracy"]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -41,23 +42,25 @@ _SMALLEST = 1e-12  # probability, so that the loss stays finite
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
-    """What a model said about a set of images.
+    """What a model said about a set of examples.
 
     Attributes
     ----------
-    truth : class indices, int64, shape (n,).
-    probabilities : shape (n, classes).
-    files : names of the images, in the same order.
+    truth : class indices, int64, shape (n,); or numbers, shape (n, outputs).
+    predicted : probabilities, shape (n, classes); or numbers, shape (n, outputs).
+    names : of the examples, in the same order.
+    groups : which examples are not independent of each other, shape (n,); None: all are.
     """
 
     truth: Array
-    probabilities: Array
-    files: tuple[str, ...] = ()
+    predicted: Array
+    names: tuple[str, ...] = ()
+    groups: Array | None = None
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
         """Whether the most probable class is the true one, shape (n,)."""
-        return np.asarray(self.probabilities.argmax(axis=1) == self.truth)
+        return np.asarray(self.predicted.argmax(axis=1) == self.truth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +156,20 @@ def escape_rate(p_good: Array, is_good: Array, *, budget: float) -> float | None
     return float((defective >= good[rejected]).mean())
 
 
+class Sample(Protocol):
+    """Examples that a score is worked out from, and can be drawn again."""
+
+    def value(self) -> float:
+        """Return the score, or the difference of two models' scores."""
+        ...
+
+    def draw(self, times: int, rng: np.random.Generator) -> Array:
+        """Return the score of examples drawn again, shape (times,)."""
+        ...
+
+
 def interval(
-    runs: Sequence[Prediction], *, metric: Metric = "balanced_accuracy", seed: int = 0
+    runs: Sequence[Prediction], *, metric: str = "balanced_accuracy", seed: int = 0
 ) -> Interval:
     """Return the mean of a metric over runs (one a seed) of one plant, with its interval."""
     return mean_interval([runs], metric=metric, seed=seed)
@@ -164,65 +179,75 @@ def paired_interval(
     runs_a: Sequence[Prediction],
     runs_b: Sequence[Prediction],
     *,
-    metric: Metric = "balanced_accuracy",
+    metric: str = "balanced_accuracy",
     seed: int = 0,
 ) -> Interval:
-    """Return the mean of a minus b on the same images, with its interval.
+    """Return by how much a is better than b on the same examples, with its interval.
 
     Raises
     ------
     DataError
-        If the two are not predictions for the same images, run by run.
+        If the two are not predictions for the same examples, run by run.
     """
     return paired_mean_interval([runs_a], [runs_b], metric=metric, seed=seed)
 
 
 def mean_interval(
-    plants: Sequence[Sequence[Prediction]], *, metric: Metric = "balanced_accuracy", seed: int = 0
+    plants: Sequence[Sequence[Prediction]], *, metric: str = "balanced_accuracy", seed: int = 0
 ) -> Interval:
     """Return the mean of a metric over plants and their runs, with its interval.
 
     Plants with equally many runs share their seeds, so seeds are drawn for all of them at once.
     """
-    tallies = [[_tally(run, None) for run in runs] for runs in plants]
-    return _bootstrap(tallies, metric=metric, seed=seed)
+    samples = [[_sample(run, None, metric) for run in runs] for runs in plants]
+    return _bootstrap(samples, seed=seed)
 
 
 def paired_mean_interval(
     plants_a: Sequence[Sequence[Prediction]],
     plants_b: Sequence[Sequence[Prediction]],
     *,
-    metric: Metric = "balanced_accuracy",
+    metric: str = "balanced_accuracy",
     seed: int = 0,
 ) -> Interval:
-    """Return the mean over plants and runs of a minus b, with its interval.
+    """Return by how much a is better than b, mean over plants and runs, with its interval.
+
+    That is a minus b, or b minus a where a lower score is the better one.
 
     Raises
     ------
     DataError
-        If the two are not predictions for the same images, plant by plant and run by run.
+        If the two are not predictions for the same examples, plant by plant and run by run.
     """
     if [len(runs) for runs in plants_a] != [len(runs) for runs in plants_b]:
         raise DataError("paired predictions must be of the same plants and seeds")
-    tallies = [
-        [_tally(a, b) for a, b in zip(runs_a, runs_b, strict=True)]
+    if MEASURES[metric].lower:
+        plants_a, plants_b = plants_b, plants_a
+    samples = [
+        [_sample(a, b, metric) for a, b in zip(runs_a, runs_b, strict=True)]
         for runs_a, runs_b in zip(plants_a, plants_b, strict=True)
     ]
-    return _bootstrap(tallies, metric=metric, seed=seed)
+    return _bootstrap(samples, seed=seed)
 
 
-def _tally(a: Prediction, b: Prediction | None) -> npt.NDArray[np.int64]:
-    """Count images a class: all, those only a gets right, those only b gets right.
+def _sample(a: Prediction, b: Prediction | None, metric: str) -> Sample:
+    """Put one model's predictions, or two models' on the same examples, together."""
+    if b is not None and (a.names != b.names or not np.array_equal(a.truth, b.truth)):
+        raise DataError("paired predictions must be of the same examples in the same order")
+    if metric in ("balanced_accuracy", "accuracy"):
+        return _Tally(counts=_count(a, b), plain=metric == "accuracy")
+    other = None if b is None else b.predicted
+    return Errors(measure=metric, truth=a.truth, one=a.predicted, other=other, groups=a.groups)
 
-    Without ``b`` the second column is what a gets right. Classes without images are left out.
+
+def _count(a: Prediction, b: Prediction | None) -> npt.NDArray[np.int64]:
+    """Count examples a class: all, those only a gets right, those only b gets right.
+
+    Without ``b`` the second column is what a gets right. Classes without examples are left out.
     Shape (classes that occur, 3).
     """
-    _check(a.probabilities, a.truth)
-    other = np.zeros(len(a.truth), dtype=bool)
-    if b is not None:
-        if a.files != b.files or not np.array_equal(a.truth, b.truth):
-            raise DataError("paired predictions must be of the same images in the same order")
-        other = b.correct
+    _check(a.predicted, a.truth)
+    other = np.zeros(len(a.truth), dtype=bool) if b is None else b.correct
     right = a.correct
     rows = [np.ones_like(right), right & ~other, other & ~right]
     classes = int(a.truth.max()) + 1
@@ -230,49 +255,56 @@ def _tally(a: Prediction, b: Prediction | None) -> npt.NDArray[np.int64]:
     return counts[counts[:, 0] > 0]
 
 
-def _bootstrap(
-    plants: Sequence[Sequence[npt.NDArray[np.int64]]], *, metric: Metric, seed: int
-) -> Interval:
+def _bootstrap(plants: Sequence[Sequence[Sample]], *, seed: int) -> Interval:
     if not plants or not all(plants):
         raise DataError("an interval must have at least one run of each plant")
     rng = np.random.default_rng(seed)
     draws: dict[int, npt.NDArray[np.int64]] = {}
     values, resampled = [], []
-    for tallies in plants:
-        runs = len(tallies)
+    for samples in plants:
+        runs = len(samples)
         if runs not in draws:
             draws[runs] = rng.integers(0, runs, size=(RESAMPLES, runs))
-        values.append(np.mean([_value(tally, tally[:, 1:], metric) for tally in tallies]))
+        values.append(np.mean([sample.value() for sample in samples]))
         drawn = np.empty((RESAMPLES, runs))
-        for run, tally in enumerate(tallies):
+        for run, sample in enumerate(samples):
             chosen = draws[runs] == run
-            drawn[chosen] = _value(tally, _resample(tally, int(chosen.sum()), rng), metric)
+            drawn[chosen] = sample.draw(int(chosen.sum()), rng)
         resampled.append(drawn.mean(axis=1))
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(np.mean(resampled, axis=0), [tail, 1 - tail])
     return Interval(value=float(np.mean(values)), low=float(low), high=float(high))
 
 
-def _resample(
-    tally: npt.NDArray[np.int64], times: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """Draw each class's images again; return the last two columns, shape (times, classes, 2)."""
-    count = tally[:, 0]
-    chance = np.column_stack([tally[:, 1:], count - tally[:, 1:].sum(axis=1)]) / count[:, None]
-    return rng.multinomial(count, chance, size=(times, len(tally)))[..., :2]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Tally:
+    """Counts of `_count`; ``plain`` accuracy weighs examples alike, otherwise classes."""
 
+    counts: npt.NDArray[np.int64]
+    plain: bool
 
-def _value(tally: npt.NDArray[np.int64], outcomes: npt.NDArray[np.int64], metric: Metric) -> Any:
-    """Return the metric from counts (..., classes, 2) of images only a and only b gets right."""
-    difference = outcomes[..., 0] - outcomes[..., 1]
-    if metric == "accuracy":
-        return difference.sum(axis=-1) / tally[:, 0].sum()
-    return (difference / tally[:, 0]).mean(axis=-1)
+    def value(self) -> float:
+        return float(self._of(self.counts[:, 1:]))
+
+    def draw(self, times: int, rng: np.random.Generator) -> Array:
+        """Draw each class's examples again."""
+        count = self.counts[:, 0]
+        rest = count - self.counts[:, 1:].sum(axis=1)
+        chance = np.column_stack([self.counts[:, 1:], rest]) / count[:, None]
+        drawn = rng.multinomial(count, chance, size=(times, len(self.counts)))
+        return np.asarray(self._of(drawn[..., :2]))
+
+    def _of(self, outcomes: npt.NDArray[np.int64]) -> Any:
+        """Return the score from counts (..., classes, 2) of what only a and only b gets right."""
+        difference = outcomes[..., 0] - outcomes[..., 1]
+        if self.plain:
+            return difference.sum(axis=-1) / self.counts[:, 0].sum()
+        return (difference / self.counts[:, 0]).mean(axis=-1)
 
 
 def _check(probabilities: Array, truth: Array) -> None:
     if not len(truth):
-        raise DataError("a prediction must be of at least one image, got none")
+        raise DataError("a prediction must be of at least one example, got none")
     if not np.isfinite(probabilities).all():
         raise TrainingError(
             "probabilities must be finite, got NaN or infinity; lower learning_rate"

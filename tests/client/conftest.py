@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from client.layout import keep, lay_out
 from client.plant import Plant
-from client.tasks.images import ImageData, ImageTask, Selection
+from client.tasks.data import PlantData
+from client.tasks.images import ImageTask, Selection
 from client.training import Trainer
 from common.backbone import Network, build, read_tensors
 from common.config import CentreSection, FederationConfig, PlantConfig
@@ -95,7 +96,7 @@ def order_for() -> Callable[..., Order]:
     return make
 
 
-def toy_data(*, train: int = 24, held: int = 8, folds: int = 1) -> ImageData:
+def toy_data(*, train: int = 24, held: int = 8, folds: int = 1) -> PlantData:
     """Make two classes, in turns, that differ in brightness; all images are labelled."""
     count = train + held
     labels = torch.arange(count) % 2
@@ -107,12 +108,12 @@ def toy_data(*, train: int = 24, held: int = 8, folds: int = 1) -> ImageData:
     else:
         parts = [every[every // 2 % folds == fold] for fold in range(folds)]
         pairs = [(every[~torch.isin(every, held)], held) for held in parts]
-    return ImageData(
+    return PlantData(
         classes=("dark", "light"),
         good="",
-        images=images,
-        labels=labels,
-        files=tuple(f"{number}.png" for number in range(count)),
+        inputs=images,
+        targets=labels,
+        names=tuple(f"{number}.png" for number in range(count)),
         train=pairs[0][0],
         validation=pairs[0][1],
         test=every[:0],
@@ -148,7 +149,7 @@ def tiny() -> Callable[[], Network]:
 
 
 @pytest.fixture(scope="session")
-def toy() -> Callable[..., ImageData]:
+def toy() -> Callable[..., PlantData]:
     return toy_data
 
 
@@ -157,7 +158,7 @@ def trainer_of(small_config: FederationConfig) -> Callable[..., Trainer]:
     """Return ``trainer_of(data=None, seed=0, privacy={}, **training)``."""
 
     def make(
-        data: ImageData | None = None,
+        data: PlantData | None = None,
         *,
         seed: int = 0,
         privacy: dict[str, Any] | None = None,
@@ -165,7 +166,13 @@ def trainer_of(small_config: FederationConfig) -> Callable[..., Trainer]:
     ) -> Trainer:
         augment = training.get("augment", 1.0)
         return Trainer(
-            task=ImageTask(selection=Selection(), mean=HALF, std=HALF, augment=augment),
+            task=ImageTask(
+                selection=Selection(),
+                mean=HALF,
+                std=HALF,
+                augment=augment,
+                label_smoothing=training.get("label_smoothing", 0.1),
+            ),
             data=data or toy_data(),
             config=change(small_config, training=training, privacy=privacy or {}),
             device=torch.device("cpu"),

@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from client.adoption import CONFIDENCE, TWINS, decide, judge, quantile
-from client.personal import EVIDENCE, PersonalStore, Version
+from client.adoption import CONFIDENCE, TWINS, Paired, Verdict, quantile
+from client.adoption import decide as decide_
+from client.adoption import judge as judge_
+from client.personal import EVIDENCE, Deployment, PersonalStore, Version
+from client.tasks.classes import Classes
 
 Drawn = tuple[Any, Any, Any]
 
@@ -36,6 +39,25 @@ def towards(truth: Any, value: Any) -> Any:
     return rows
 
 
+def paired(truth: Any) -> Paired:
+    """Compare by the probability of the truth, as tasks of classes do."""
+    task = Classes()
+    return Paired(
+        worth=lambda said: task.worth(said, truth, data=None),  # type: ignore[arg-type]
+        strata=task.strata(truth),
+        said=task.gained,
+    )
+
+
+def judge(current: Any, candidate: Any, truth: Any, *, margin: float) -> Verdict:
+    worth = paired(truth).worth
+    return judge_(worth(candidate) - worth(current), truth, margin=margin)
+
+
+def decide(store: PersonalStore, candidate: Version, *, truth: Any, margin: float) -> Deployment:
+    return decide_(store, candidate, paired=paired(truth), margin=margin)
+
+
 TRUTH = np.arange(40) % 2
 NOISE = np.random.default_rng(0).normal(0, 0.05, 40)
 
@@ -56,7 +78,7 @@ def test_a_clearly_worse_candidate_is_kept_out() -> None:
     verdict = judge(towards(TRUTH, 0.8 + NOISE), towards(TRUTH, 0.6 - NOISE), TRUTH, margin=0.05)
     assert not verdict.adopt
     assert verdict.gain == pytest.approx(-0.2 - 2 * NOISE.mean(), abs=1e-2)
-    assert verdict.why.startswith("kept what it had: on 40 validation images")
+    assert verdict.why.startswith("kept what it had: on 40 validation examples")
 
 
 def test_a_clearly_better_candidate_is_adopted() -> None:
@@ -170,7 +192,7 @@ def test_evidence_on_other_images_is_not_compared(tmp_path: Path) -> None:
     decide(store, first, truth=TRUTH, margin=0.0)
     now = decide(store, add(store, 0.9, kind="federated"), truth=TRUTH, margin=0.0)
     assert now.version == first.number
-    assert "the labelled images are others" in now.why
+    assert "the labelled examples are others" in now.why
 
 
 def test_evidence_about_images_of_the_rounds_does_not_count(tmp_path: Path) -> None:

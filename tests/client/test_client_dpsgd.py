@@ -154,8 +154,8 @@ def test_a_round_moves_by_the_noisy_mean(trainer_of: Make, tiny: Tiny) -> None:
     before = {n: p.detach().clone() for n, p in network.named_parameters()}
     data = trainer.data
     sums, _ = dpsgd.clipped_sum(
-        network.eval(), trainer.inputs(data.train), trainer.labels(data.train), clip=1.0,
-        smoothing=trainer.config.training.label_smoothing,
+        network.eval(), trainer.inputs(data.train), trainer.targets(data.train), clip=1.0,
+        loss=trainer.loss_of,
     )  # fmt: skip
     quiet = Quiet()
     dpsgd.fit(trainer, network, data.train, noise=quiet)

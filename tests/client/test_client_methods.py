@@ -10,7 +10,7 @@ import pytest
 from client.methods import ALONE, FEDERATED, Work
 from client.methods.base import Arrays
 from client.selection import judged
-from client.tasks.images import ImageData
+from client.tasks.data import PlantData
 from client.training import Trainer
 from common import sharing
 from common.backbone import Network, read_tensors
@@ -18,7 +18,7 @@ from common.config import FederationConfig
 
 Make = Callable[..., Trainer]
 Tiny = Callable[[], Network]
-Toy = Callable[..., ImageData]
+Toy = Callable[..., PlantData]
 Change = Callable[..., FederationConfig]
 
 
@@ -29,7 +29,7 @@ def work_of(trainer_of: Make, tiny: Tiny, changed: Change) -> Callable[..., Work
     def make(
         *,
         first: bool = True,
-        data: ImageData | None = None,
+        data: PlantData | None = None,
         extra: Arrays | None = None,
         **methods: float,
     ) -> Work:

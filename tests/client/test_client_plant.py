@@ -288,7 +288,7 @@ def test_alone_then_adoption(
     prediction = plant.test(reply.notes["version"], config=config)
     assert prediction.probabilities.shape == (len(plant.data(config).test), 2)
     np.testing.assert_allclose(prediction.probabilities.sum(1), 1.0, rtol=1e-5)
-    assert {file.split("/")[0] for file in prediction.files} == {"dark", "light"}
+    assert {file.split("/")[0] for file in prediction.names} == {"dark", "light"}
 
 
 def test_few_labels_and_no_model_before(

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from client.selection import Countdown, Keeper, fit_and_choose, judged, labelled
-from client.tasks.images import ImageData
+from client.tasks.data import PlantData
 from client.training import Trainer
 from common.backbone import Network, read_tensors
 
 Make = Callable[..., Trainer]
 Tiny = Callable[[], Network]
-Toy = Callable[..., ImageData]
+Toy = Callable[..., PlantData]
 After = Callable[[Network], bool]
 
 
@@ -29,7 +29,7 @@ def answer(network: Network, *, dark: float) -> None:
 
 def test_keeper_keeps_the_latest_of_the_best_and_has_patience(trainer_of: Make, tiny: Tiny) -> None:
     trainer, network = trainer_of(), tiny()
-    dark_only = trainer.data.validation[trainer.data.labels[trainer.data.validation] == 0]
+    dark_only = trainer.data.validation[trainer.data.targets[trainer.data.validation] == 0]
     keeper = Keeper(trainer=trainer, held=dark_only, patience=2)
     stops = []
     for dark in (0.6, 0.4, 0.7, 0.3, 0.2):  # above a half all are right, below none
@@ -123,5 +123,5 @@ def test_folds_say_how_long_to_train(trainer_of: Make, tiny: Tiny, toy: Toy) -> 
 
     evidence = fit_and_choose(network, trainer, fit)
     assert lengths == [5, 5, 5, 3]
-    truth = trainer.data.labels[judged(trainer.data)].numpy()
+    truth = trainer.data.targets[judged(trainer.data)].numpy()
     assert (evidence.argmax(1) == truth).mean() > 0.8

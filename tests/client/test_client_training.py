@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from client.tasks.images import ImageData
+from client.tasks.classes import quick_scores
+from client.tasks.data import PlantData
 from client.training import (
     Anchor,
     Trainer,
@@ -22,14 +23,13 @@ from client.training import (
     _batched,
     _schedule,
     choose_device,
-    quick_scores,
 )
 from common.backbone import Network, read_tensors
 from common.errors import ConfigError, TrainingError
 
 Make = Callable[..., Trainer]
 Tiny = Callable[[], Network]
-Toy = Callable[..., ImageData]
+Toy = Callable[..., PlantData]
 
 
 def same(one: Network, other: Network) -> bool:
@@ -85,7 +85,7 @@ def test_random_state_of_torch_is_restored(trainer_of: Make, tiny: Tiny) -> None
 def test_equals_a_plain_loop(trainer_of: Make, tiny: Tiny, toy: Toy) -> None:
     """AdamW, clipping, warm-up and cosine, weights of classes, as one would write them by hand."""
     data = toy()
-    data.labels[:6] = 0  # unequal classes
+    data.targets[:6] = 0  # unequal classes
     trainer, ours, plain = trainer_of(data, augment=0.0), tiny(), tiny()
     trainer.fit(ours, data.train, epochs=3)
 
@@ -112,9 +112,9 @@ def test_equals_a_plain_loop(trainer_of: Make, tiny: Tiny, toy: Toy) -> None:
             for batch in data.train[torch.randperm(24, generator=generator)].split(16):
                 for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                     group["lr"] = peak * _schedule(step, 6, training.warmup)
-                inputs = (data.images[batch] / 255 - 0.5) / 0.5
+                inputs = (data.inputs[batch] / 255 - 0.5) / 0.5
                 loss = F.cross_entropy(
-                    plain(inputs), data.labels[batch], weights, label_smoothing=0.1
+                    plain(inputs), data.targets[batch], weights, label_smoothing=0.1
                 )
                 optimiser.zero_grad()
                 loss.backward()
@@ -135,7 +135,7 @@ def test_frozen_statistics_stay(trainer_of: Make, tiny: Tiny) -> None:
 
 def test_adapted_statistics_are_those_of_the_images(trainer_of: Make, tiny: Tiny) -> None:
     trainer, network = trainer_of(batch_norm="adapt"), tiny()
-    inputs = trainer.task.evaluation_transform()(trainer.data.images[trainer.data.train])
+    inputs = trainer.task.evaluation_transform()(trainer.data.inputs[trainer.data.train])
     maps = network.backbone.first[0](inputs)
     trainer.fit_head(network, trainer.data.train)
     mean, var = statistics(network)[:2]
@@ -269,7 +269,7 @@ def test_loss_that_is_not_finite_stops(trainer_of: Make, tiny: Tiny) -> None:
 def test_last_step_to_nan_is_seen(trainer_of: Make, tiny: Tiny) -> None:
     trainer, network = trainer_of(), tiny()
     trainer.fit(network, trainer.data.train[:8], epochs=1, rate=1e36)  # its loss was finite
-    with pytest.raises(TrainingError, match="probabilities must be finite"):
+    with pytest.raises(TrainingError, match="predictions must be finite"):
         trainer.validate(network)
 
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from client.tasks import TASKS, Task
-from client.tasks.images import ImageData, ImageTask, Selection, load_images
+from client.tasks.data import PlantData
+from client.tasks.images import ImageTask, Selection, load_images
 from client.tasks.metrics import Prediction
 from client.tasks.split import FOLDS
 from common.errors import ConfigError, DataError
@@ -37,7 +38,7 @@ def plant(tmp_path: Path) -> Path:
     return tmp_path / "plant"
 
 
-def load(plant: Path, cache: Path | None = None, **selection: object) -> tuple[ImageData, int]:
+def load(plant: Path, cache: Path | None = None, **selection: object) -> tuple[PlantData, int]:
     """Load, and count the files that were decoded."""
     calls: list[int] = []
     data = load_images(
@@ -49,9 +50,9 @@ def load(plant: Path, cache: Path | None = None, **selection: object) -> tuple[I
     return data, len(calls)
 
 
-def same(one: ImageData, other: ImageData) -> bool:
-    tensors = ("images", "labels", "train", "validation", "test")
-    return one.files == other.files and all(
+def same(one: PlantData, other: PlantData) -> bool:
+    tensors = ("inputs", "targets", "train", "validation", "test")
+    return one.names == other.names and all(
         torch.equal(getattr(one, name), getattr(other, name)) for name in tensors
     )
 
@@ -61,15 +62,15 @@ def test_images_in_use_only_with_their_labels(plant: Path) -> None:
     assert data.classes == ("dent", "good", "scratch")
     assert data.counts["train"] + data.counts["validation"] == 15
     assert data.counts["test"] == 6
-    assert data.images.shape == (21, 3, 32, 32)
-    assert data.images.dtype == torch.uint8
-    assert data.images.is_contiguous()
-    assert len(data.files) == len(data.labels) == 21
-    brightness = data.images.float().mean(dim=(1, 2, 3))
-    assert torch.equal((brightness / 80).long(), data.labels)
+    assert data.inputs.shape == (21, 3, 32, 32)
+    assert data.inputs.dtype == torch.uint8
+    assert data.inputs.is_contiguous()
+    assert len(data.names) == len(data.targets) == 21
+    brightness = data.inputs.float().mean(dim=(1, 2, 3))
+    assert torch.equal((brightness / 80).long(), data.targets)
     assert all(
         file.startswith(data.classes[label])
-        for file, label in zip(data.files, data.labels, strict=True)
+        for file, label in zip(data.names, data.targets, strict=True)
     )
     assert len(data.folds) == FOLDS
     assert torch.equal(data.folds[0][0], data.train)
@@ -99,7 +100,7 @@ def test_broken_files_are_skipped_by_name(plant: Path, tmp_path: Path) -> None:
         assert skipped["good/text.jpg"] == "not a JPEG, PNG, BMP or TIFF image"
         assert skipped["scratch/03.png"].startswith("damaged image: ")
         assert len(skipped) == 3
-        assert not set(skipped) & set(loaded.files)
+        assert not set(skipped) & set(loaded.names)
 
 
 def test_a_class_of_broken_files_names_the_first(plant: Path) -> None:
@@ -129,7 +130,7 @@ def test_unused_classes_are_not_read(plant: Path) -> None:
     assert decoded == 24
     assert data.classes == ("scratch", "dent")
     assert data.skipped == ()
-    assert data.files[0].startswith("scratch/")
+    assert data.names[0].startswith("scratch/")
 
 
 def test_copies_and_manifest_groups_do_not_straddle(plant: Path) -> None:
@@ -143,7 +144,7 @@ def test_copies_and_manifest_groups_do_not_straddle(plant: Path) -> None:
         sets: dict[str, set[str]] = {}
         for name in ("train", "validation", "test"):
             for index in getattr(data, name).tolist():
-                file = data.files[index]
+                file = data.names[index]
                 group = f"lot{int(file[5:7]) // 3}" if file.startswith("good/") else file
                 group = "copy" if file in ("dent/copy.png", "dent/05.png") else group
                 sets.setdefault(group, set()).add(name)
@@ -232,22 +233,22 @@ def test_class_weights_balance_and_keep_the_scale(plant: Path) -> None:
     data, _ = load(plant, classes=("good", "scratch"), test_per_class=1)
     weights = data.class_weights(data.train)
     assert weights.dtype == torch.float32
-    assert weights[data.labels[data.train]].mean().item() == pytest.approx(1)
-    counts = torch.bincount(data.labels[data.train]).float()
+    assert weights[data.targets[data.train]].mean().item() == pytest.approx(1)
+    counts = torch.bincount(data.targets[data.train]).float()
     assert (weights * counts)[0].item() == pytest.approx((weights * counts)[1].item())
-    rare = ImageData(
-        classes=("a", "b"), good="", images=torch.zeros(1001, 3, 1, 1, dtype=torch.uint8),
-        labels=torch.tensor([0] * 1000 + [1]), files=(), train=torch.arange(1001),
+    rare = PlantData(
+        classes=("a", "b"), good="", inputs=torch.zeros(1001, 3, 1, 1, dtype=torch.uint8),
+        targets=torch.tensor([0] * 1000 + [1]), names=(), train=torch.arange(1001),
         validation=torch.arange(0), test=torch.arange(0), folds=(),
     )  # fmt: skip
     weights = rare.class_weights(rare.train)
     assert weights[1] / weights[0] < 25  # uncapped it would be 1000
-    assert weights[rare.labels].mean().item() == pytest.approx(1)
+    assert weights[rare.targets].mean().item() == pytest.approx(1)
 
 
 def test_moving_to_a_device_moves_every_tensor(plant: Path) -> None:
     data = load(plant, labels_per_class=5)[0].to("meta")
-    tensors = [data.images, data.labels, data.train, data.validation, data.test]
+    tensors = [data.inputs, data.targets, data.train, data.validation, data.test]
     tensors += [tensor for pair in data.folds for tensor in pair]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
@@ -257,11 +258,11 @@ def test_the_task_by_name_loads_transforms_and_scores(plant: Path) -> None:
         selection=Selection(image_size=32, good="good"), mean=(0.5,) * 3, std=(0.5,) * 3
     )
     data = task.load(plant)
-    batch = data.images[data.train]
+    batch = data.inputs[data.train]
     assert task.evaluation_transform()(batch).shape == batch.shape
     assert task.training_transform()(batch, torch.Generator()).shape == batch.shape
-    truth = data.labels[data.test].numpy()
-    result = task.scores(Prediction(truth=truth, probabilities=np.eye(3)[truth]), data=data)
+    truth = data.targets[data.test].numpy()
+    result = task.scores(Prediction(truth=truth, predicted=np.eye(3)[truth]), data=data)
     assert result["balanced_accuracy"] == 1.0
     assert result["escape_rate"] == 0.0
     assert task.schema(data) == {"task": "image-classification", "image_size": 32, "classes": 3}
@@ -274,10 +275,10 @@ def test_the_real_plants(real_data: Path, tmp_path: Path) -> None:
         selection=Selection(labels_per_class=20, test_per_class=150, good="good"),
         cache=tmp_path,
     )
-    per_class = [torch.bincount(data.labels[part]).tolist() for part in (data.test,)]
+    per_class = [torch.bincount(data.targets[part]).tolist() for part in (data.test,)]
     assert per_class == [[150] * 7]
     labelled = torch.cat([data.train, data.validation])
-    assert torch.bincount(data.labels[labelled]).tolist() == [20] * 7
+    assert torch.bincount(data.targets[labelled]).tolist() == [20] * 7
     assert len(data.folds) == 1
     assert data.skipped == ()
     fray = load_images(

@@ -35,7 +35,7 @@ def predicted(*accuracies: float, count: int = 100, seed: int = 0) -> Prediction
         axis=1,
     ).ravel()
     said = np.where(right, truth, (truth + 1) % len(accuracies))
-    return Prediction(truth=truth, probabilities=np.eye(len(accuracies))[said])
+    return Prediction(truth=truth, predicted=np.eye(len(accuracies))[said])
 
 
 @settings(max_examples=40, deadline=None)
@@ -157,12 +157,12 @@ def plain_bootstrap(prediction: Prediction, *, metric: str, times: int = 4000) -
 def test_the_interval_is_that_of_the_plain_bootstrap(metric: str) -> None:
     unequal = predicted(0.9, 0.5)
     keep = np.r_[0:100, 100:120]
-    unequal = Prediction(truth=unequal.truth[keep], probabilities=unequal.probabilities[keep])
+    unequal = Prediction(truth=unequal.truth[keep], predicted=unequal.predicted[keep])
     expected = plain_bootstrap(unequal, metric=metric)
     result = interval([unequal], metric=metric)
     assert result.low == pytest.approx(np.quantile(expected, 0.025), abs=0.02)
     assert result.high == pytest.approx(np.quantile(expected, 0.975), abs=0.02)
-    said = unequal.probabilities.argmax(axis=1)
+    said = unequal.predicted.argmax(axis=1)
     score = reference.balanced_accuracy_score if metric[0] == "b" else reference.accuracy_score
     assert result.value == pytest.approx(score(unequal.truth, said))
 
@@ -174,7 +174,7 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
     for _ in range(300):
         right = rng.random(180) < np.array([0.9, 0.7, 0.6])[truth]
         said = np.where(right, truth, (truth + 1) % 3)
-        result = interval([Prediction(truth=truth, probabilities=np.eye(3)[said])])
+        result = interval([Prediction(truth=truth, predicted=np.eye(3)[said])])
         covered += result.low <= (0.9 + 0.7 + 0.6) / 3 <= result.high
     assert 0.90 <= covered / 300 <= 0.98
 
@@ -197,10 +197,10 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
 
 def test_a_class_without_test_images_is_left_out_and_one_image_is_enough() -> None:
     eye = np.eye(3)
-    result = interval([Prediction(truth=np.array([0, 2, 2]), probabilities=eye[[0, 2, 1]])])
+    result = interval([Prediction(truth=np.array([0, 2, 2]), predicted=eye[[0, 2, 1]])])
     assert result.value == 0.75
     assert (result.low, result.high) == (0.5, 1.0)
-    assert interval([Prediction(truth=np.array([1]), probabilities=eye[[1]])]) == Interval(
+    assert interval([Prediction(truth=np.array([1]), predicted=eye[[1]])]) == Interval(
         value=1.0, low=1.0, high=1.0
     )
 
@@ -208,10 +208,10 @@ def test_a_class_without_test_images_is_left_out_and_one_image_is_enough() -> No
 def test_pairing_cancels_what_both_get_wrong() -> None:
     a = predicted(0.7, 0.7)
     assert paired_interval([a], [a]) == Interval(value=0.0, low=0.0, high=0.0)
-    better = a.probabilities.copy()
+    better = a.predicted.copy()
     wrong = np.flatnonzero(~a.correct)[:10]
     better[wrong] = np.eye(2)[a.truth[wrong]]
-    b = Prediction(truth=a.truth, probabilities=better)
+    b = Prediction(truth=a.truth, predicted=better)
     gain = paired_interval([b], [a])
     assert gain.value == pytest.approx(0.05)
     assert gain.low > 0
@@ -242,8 +242,8 @@ def test_the_paired_interval_is_that_of_the_plain_bootstrap() -> None:
 def test_different_images_cannot_be_paired() -> None:
     a = predicted(0.7, 0.7)
     with pytest.raises(DataError, match="same images"):
-        paired_interval([a], [Prediction(truth=1 - a.truth, probabilities=a.probabilities)])
-    named = Prediction(truth=a.truth, probabilities=a.probabilities, files=("x",) * 200)
+        paired_interval([a], [Prediction(truth=1 - a.truth, predicted=a.predicted)])
+    named = Prediction(truth=a.truth, predicted=a.predicted, names=("x",) * 200)
     with pytest.raises(DataError, match="same images"):
         paired_interval([a], [named])
     with pytest.raises(DataError, match="same plants and seeds"):

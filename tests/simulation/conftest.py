@@ -70,18 +70,18 @@ def plant_results(index: int, classes: tuple[str, ...], *, seeds: int, pooled: b
         "pooled": local + 0.02,
         "deployed": local + gain,
     }
-    confusion, metrics = {}, {}
+    confusion, metrics, recalls = {}, {}, {}
     for name, score in scores.items():
         wrong = rng.dirichlet(np.full(size, 0.4), size=size)
         matrix = (150 * seeds * ((1 - score) * wrong)).astype(int)
         matrix[np.arange(size), np.arange(size)] += int(150 * seeds * score)
         confusion[name] = matrix.tolist()
         recall = matrix.diagonal() / matrix.sum(axis=1)
+        recalls[name] = dict(zip(classes, recall.tolist(), strict=True))
         metrics[name] = {
             "accuracy": score,
             "balanced_accuracy": score,
             "macro_f1": score - 0.01,
-            "recall": dict(zip(classes, recall.tolist(), strict=True)),
             "auroc": score + 0.05 if size == 2 else None,
             "escape_rate": 0.4 - 0.3 * score if size == 2 else None,
         }
@@ -114,6 +114,7 @@ def plant_results(index: int, classes: tuple[str, ...], *, seeds: int, pooled: b
         },
         "gain": difference(gain, 0.0 if kept else 0.013),
         "metrics": metrics,
+        "recall": recalls,
         "confusion": confusion,
         "mistakes": {"deployed": mistakes if index else []},
     }

@@ -36,7 +36,7 @@ def test_results_read_back_as_written(written: Path, made_up_results: Any) -> No
 
 def test_file_has_the_documented_shape(written: Path) -> None:
     value = json.loads(written.read_text())
-    assert value["version"] == 1
+    assert value["version"] == 2
     plant = value["plants"]["neu_steel"]
     for name in ("head_only", "local", "federated", "pooled", "deployed"):
         assert {"value", "low", "high"} <= plant[name].keys()
@@ -55,9 +55,9 @@ def test_comparison_reads_back(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda value: value.update(version=2), "version of .* must be 1, got 2"),
-        (lambda value: value.pop("version"), "version of .* must be 1, got None"),
-        (lambda value: value.pop("plants"), "is no results.json of version 1: plants: field req"),
+        (lambda value: value.update(version=1), "version of .* must be 2, got 1"),
+        (lambda value: value.pop("version"), "version of .* must be 2, got None"),
+        (lambda value: value.pop("plants"), "is no results.json of version 2: plants: field req"),
         (lambda value: value.update(extra=1), "extra: extra inputs are not permitted"),
         (lambda value: value["gain"].update(low=0.5), "gain: low must be at most high"),
         (

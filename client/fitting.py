@@ -1,0 +1,69 @@
+"""What a plant's own data makes of a federation's settings: its network, and how it compares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from client import adoption
+from client.tasks import PlantData, Task
+from client.tasks.metrics import Prediction
+from common.backbone import Network, build_for
+from common.config import FederationConfig
+from common.errors import UpdateError
+from common.tasks import KINDS, shared_outputs
+
+
+def network_for(config: FederationConfig, data: PlantData, *, device: torch.device) -> Network:
+    """Build the network of a plant's data, on a device: shared backbone, its own stem and head."""
+    network = build_for(config, outputs=data.outputs, columns=data.columns)
+    network.to(device)
+    network.to(memory_format=torch.channels_last)
+    return network
+
+
+def predicted_of(data: PlantData, indices: Tensor, predicted: Tensor) -> Prediction:
+    """Put predictions for some of a plant's examples together with their truth."""
+    index = indices.cpu()
+    return Prediction(
+        truth=data.targets[indices].cpu().numpy(),
+        predicted=predicted.numpy(),
+        names=tuple(data.names[i] for i in index.tolist()),
+    )
+
+
+def paired_of(task: Task, data: PlantData) -> adoption.Paired:
+    """Say how two models are compared on a plant's validation examples."""
+    truth = data.targets[data.validation].cpu().numpy()
+    return adoption.Paired(
+        worth=lambda evidence: task.worth(evidence, truth, data=data),
+        strata=task.strata(truth),
+        said=task.gained,
+    )
+
+
+def check_head(data: PlantData, config: FederationConfig) -> None:
+    """Refuse a head that travels and does not fit a plant.
+
+    Raises
+    ------
+    UpdateError
+        If the plant has other classes, or learns more or fewer numbers.
+    """
+    if data.classes != config.classes:
+        raise UpdateError(
+            f"classes must be {list(config.classes)} for {config.method}, got "
+            f"{list(data.classes)}; use fedper"
+        )
+    if data.numbers and data.outputs != shared_outputs(config):
+        raise UpdateError(
+            f"numbers to learn must be {shared_outputs(config)} for {config.method}, got "
+            f"{list(data.numbers)}; use fedper"
+        )
+
+
+def read_by(config: FederationConfig) -> str:
+    """Name the settings of a federation by which data is read."""
+    section = KINDS[config.task].section
+    own = getattr(config, section).model_dump_json() if section else config.image_size
+    return f"{config.task}/{own}"

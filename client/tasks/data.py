@@ -1,0 +1,114 @@
+"""A plant's data in use, whatever it is of: what a task makes of a folder.
+
+One tensor of inputs, one of targets, and who is for what. All examples lie in memory, as they
+were read: `Task.training_transform` and the network's stem make them fit for the backbone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Called with (files or rows done, how many in all) while data is read.
+Progress = Callable[[int, int], None]
+
+#: An example of a rare class counts for at most so many of an average one.
+MOST_WEIGHT = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A file or a row that is not used, and why."""
+
+    file: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlantData:
+    """A plant's examples in use, with their split.
+
+    Attributes
+    ----------
+    inputs : shape (N, ...), any dtype; one tensor, in which a task puts what it needs.
+    targets : for classes int64, shape (N,), indices into ``classes``; for numbers float32, shape
+        (N, outputs), in the units of the plant.
+    names : what a reader would look up an example by: a file relative to the plant's folder, a
+        row, the end of a window.
+    train, validation, test : int64 indices into the examples.
+    folds : pairs (training, validation) over all labelled examples, the first of which is (train,
+        validation); one pair unless there are fewer than ten labels a class.
+    classes : names, in the order of the head's outputs; empty where numbers are learned.
+    numbers : names of the numbers that are learned, with units if known; empty for classes.
+    good : the class of good parts, or "".
+    columns : what the network's personal stem is built from (`common.backbones.Family.stem`); None
+        where a family has no stems.
+    centre, spread : of numbers, mean and deviation of the training targets, float32, shape
+        (outputs,); the network learns targets normalised by them. None for classes.
+    fingerprint : of everything else that changes what a model learns from the same names and
+        targets: settings of the task at this plant, content of the inputs.
+    skipped : files or rows that could not be used.
+    notes : what a reader of the results should know, one line each.
+    extra : whatever else a task wants to find again in its own methods.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    names: tuple[str, ...]
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    folds: tuple[tuple[Tensor, Tensor], ...]
+    classes: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    good: str = ""
+    columns: Any = None
+    centre: Tensor | None = None
+    spread: Tensor | None = None
+    fingerprint: str = ""
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+    extra: Any = None
+
+    @property
+    def outputs(self) -> int:
+        """Width of the head."""
+        return len(self.classes) or len(self.numbers)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of examples in each set."""
+        return {name: len(getattr(self, name)) for name in ("train", "validation", "test")}
+
+    def class_weights(self, indices: Tensor) -> Tensor:
+        """Weigh classes against imbalance.
+
+        Inverse to their frequency among ``indices``, capped, and such that the examples' mean
+        weight is 1, so that the loss keeps its scale.
+
+        Returns
+        -------
+        float32, shape (classes,), on the device of the targets.
+        """
+        counts = torch.bincount(self.targets[indices], minlength=len(self.classes)).float()
+        weights = counts.sum() / (len(self.classes) * counts.clamp_min(1.0))
+        weights = weights.clamp_max(MOST_WEIGHT)
+        return weights * (counts.sum() / (weights * counts).sum())
+
+    def to(self, device: torch.device | str) -> PlantData:
+        """Return the same data with all tensors on a device."""
+        return replace(
+            self,
+            inputs=self.inputs.to(device),
+            targets=self.targets.to(device),
+            train=self.train.to(device),
+            validation=self.validation.to(device),
+            test=self.test.to(device),
+            folds=tuple((train.to(device), held.to(device)) for train, held in self.folds),
+            centre=None if self.centre is None else self.centre.to(device),
+            spread=None if self.spread is None else self.spread.to(device),
+        )

@@ -1,0 +1,107 @@
+"""The kinds of data that a federation can be about: what both sides must agree on of each.
+
+The centre, the configuration and the reports need to know no more of a task than this. How data
+is read, trained on and scored is the plant's business (`client.tasks`); which networks there are
+for it is in `common.backbones`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from common.config import FederationConfig
+
+TaskName = Literal["image-classification"]
+Learns = Literal["classes", "numbers"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A score by which models are compared.
+
+    Attributes
+    ----------
+    name : as in a plant's scores.
+    word : for readers.
+    lower : whether a lower score is the better one.
+    share : whether it is a share from 0 to 1, shown in per cent.
+    """
+
+    name: str
+    word: str
+    lower: bool = False
+    share: bool = False
+
+    def rank(self, scores: Mapping[str, float]) -> float:
+        """Return the score as a number of which the highest is the best."""
+        return -scores[self.name] if self.lower else scores[self.name]
+
+
+BALANCED_ACCURACY = Measure(name="balanced_accuracy", word="balanced accuracy", share=True)
+ACCURACY = Measure(name="accuracy", word="accuracy", share=True)
+R2 = Measure(name="r2", word="R²")
+RMSE = Measure(name="rmse", word="RMSE", lower=True)
+MAE = Measure(name="mae", word="mean absolute error", lower=True)
+
+MEASURES = {one.name: one for one in (BALANCED_ACCURACY, ACCURACY, R2, RMSE, MAE)}
+
+
+def told(scores: Mapping[str, float]) -> tuple[Measure, float] | None:
+    """Return the score that says most, and what it is; None where there is none."""
+    return next(((one, scores[name]) for name, one in MEASURES.items() if name in scores), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What there is to know of a task before any data is seen.
+
+    Attributes
+    ----------
+    family : of its backbones, a key of `common.backbones.FAMILIES`.
+    backbone : the default; a federation of another task than images names none of torchvision's.
+    learns : classes or numbers; None: the key ``learn`` of its section says so.
+    section : its own table in federation.toml and plant.toml; "" where it has none.
+    measure : its primary score; None: balanced accuracy for classes, R² for numbers.
+    """
+
+    family: str
+    backbone: str
+    learns: Learns | None = "classes"
+    section: str = ""
+    measure: Measure | None = None
+
+
+KINDS: dict[TaskName, Kind] = {
+    "image-classification": Kind(family="image", backbone="mobilenet_v2"),
+}
+
+
+def learns(config: FederationConfig) -> Learns:
+    """Return what the head of a federation's networks says: a class, or numbers."""
+    kind = KINDS[config.task]
+    if kind.learns is not None:
+        return kind.learns
+    found: Learns = getattr(config, kind.section).learn
+    return found
+
+
+def measure_of(config: FederationConfig) -> Measure:
+    """Return the score that a federation is judged by."""
+    if (own := KINDS[config.task].measure) is not None:
+        return own
+    return BALANCED_ACCURACY if learns(config) == "classes" else R2
+
+
+def shared_outputs(config: FederationConfig) -> int:
+    """Return the width of a head that travels; 0 where nobody says it.
+
+    For classes these are the classes named in federation.toml. For numbers the section of the
+    task may have a key ``outputs``; without it the head says one number.
+    """
+    if learns(config) == "classes":
+        return len(config.classes)
+    section = getattr(config, KINDS[config.task].section, None)
+    return int(getattr(section, "outputs", 1))
