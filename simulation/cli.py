@@ -14,7 +14,8 @@ from common.errors import ConfigError, StateError
 from common.files import write_atomic
 from simulation.collect import collect
 from simulation.compare import compare as compare_methods
-from simulation.factory import GOOD, name_of, write_plants
+from simulation.factory import write_plants
+from simulation.made_up import DEMOS
 from simulation.onboard import Onboarding
 from simulation.onboard import onboard as onboard_plant
 from simulation.report import write_report
@@ -25,32 +26,7 @@ from simulation.split import split_product
 from simulation.table import print_table
 from simulation.watch import Display
 
-app = terminal.command_line(about="Simulate plants that learn together, on folders of images.")
-
-
-DEMO_PLANTS = 4
-
-#: Random weights, so nothing is downloaded; hence a small network, large steps and batch
-#: statistics of its own. Not a recipe for real images.
-DEMO = {
-    "name": "demo",
-    "backbone": "shufflenet_v2_x0_5",
-    "weights": "none",
-    "image_size": 64,
-    "rounds": 10,
-    "local_epochs": 4,
-    "labels_per_class": 24,
-    "training": {
-        "learning_rate": 2e-3,
-        "round_learning_rate": 2e-3,
-        "head_learning_rate": 3e-3,
-        "head_epochs": 100,
-        "batch_norm": "train",
-        "epochs": 40,
-        "patience": 40,
-    },
-    "plants": {name_of(plant): {"good": GOOD} for plant in range(DEMO_PLANTS)},
-}
+app = terminal.command_line(about="Simulate plants that learn together, on folders of their data.")
 
 
 class Engine(StrEnum):
@@ -61,7 +37,10 @@ class Engine(StrEnum):
 
 
 ConfigFile = Annotated[Path, typer.Argument(help="federation.toml; `init` writes one.")]
-DataFolder = Annotated[Path, typer.Option("--data", help="ROOT/<plant>/<class>/ with images.")]
+DataFolder = Annotated[
+    Path,
+    typer.Option("--data", help="ROOT/<plant>/ with each plant's data; images: <class>/ folders."),
+]
 OutFolder = Annotated[Path, typer.Option("--out", help="Where results and state go.")]
 WorkerCount = Annotated[int, typer.Option("--workers", help="Processes to train in.")]
 SeedCount = Annotated[int, typer.Option("--seeds", min=1, help="Repeat with this many seeds.")]
@@ -153,7 +132,7 @@ def compare(
 def onboard(
     file: ConfigFile,
     release: Annotated[Path, typer.Option(help="A release folder, OUT/releases/<n>.")],
-    data: Annotated[Path, typer.Option(help="The joining plant's folder of classes.")],
+    data: Annotated[Path, typer.Option(help="The joining plant's folder of data.")],
     out: OutFolder = Path("out/onboard"),
     labels: Annotated[str, typer.Option(help="Labels a class to try.")] = "5,10,20,50",
     seeds: SeedCount = 3,
@@ -238,14 +217,25 @@ def init(
 
 @app.command()
 def demo(
-    out: OutFolder = Path("out/demo"),
+    task: Annotated[
+        str, typer.Option(help=f"What the plants learn from: {', '.join(DEMOS)}.")
+    ] = "images",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where all goes; default: out/demo[-TASK].")
+    ] = None,
     workers: WorkerCount = 2,
 ) -> None:
-    """Let four made-up plants learn together, from scratch; no download, under three minutes."""
+    """Let made-up plants learn together, from scratch; no download, under three minutes.
+
+    Example: transferline-sim demo --task tabular
+    """
+    if task not in DEMOS:
+        raise ConfigError(f"--task must be one of {', '.join(DEMOS)}, got {task!r}; choose one")
+    out = out or Path("out/demo" if task == "images" else f"out/demo-{task}")
     data = out / "data"
     if not data.is_dir():
-        write_plants(data, plants=DEMO_PLANTS, images_per_class=64)
-    config = FederationConfig.model_validate(DEMO)
+        DEMOS[task].write(data)
+    config = FederationConfig.model_validate(DEMOS[task].settings)
     run_folder = out / "run"
     resume = (run_folder / "run.json").exists()
     plan = Plan(config=config, base=out, data=data, out=run_folder, workers=workers, resume=resume)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ from common.config.section import (
 )
 from common.config.update import UpdateConfig
 from common.sharing import FEDERATED
+from common.tasks import KINDS, TaskName
 from common.toml import commented, read_toml, validate
 
 MethodName = Literal["fedavg", "fedprox", "fedper", "fedrep", "fedbn", "ditto"]
@@ -28,7 +29,7 @@ BatchNorm = Literal["frozen", "adapt", "train"]
 class TrainingConfig(Section):
     """How a plant trains, in rounds and alone."""
 
-    batch_size: int = Field(16, ge=2, description="Images a step.")
+    batch_size: int = Field(16, ge=2, description="Examples a step.")
     learning_rate: Rate = Field(
         3e-4, description="AdamW step of the backbone's last stage after warm-up."
     )
@@ -134,29 +135,33 @@ class FederationConfig(Section):
     """federation.toml."""
 
     name: str = Field("federation", min_length=1, max_length=64, description="Shown in reports.")
-    task: Literal["image-classification"] = Field(
-        "image-classification", description="What the plants learn."
-    )
+    task: TaskName = Field("image-classification", description="What the plants learn.")
     backbone: str = Field(
-        "mobilenet_v2", min_length=1, description="A torchvision classification model."
+        "mobilenet_v2",
+        min_length=1,
+        description="Of images a torchvision classification model; of other tasks one of their "
+        "family, by default as in `common/tasks.py`.",
     )
     weights: str = Field(
         "DEFAULT",
         min_length=1,
         description="Source weights: a torchvision weight name, `DEFAULT`, `none`, or the path of "
-        "a `.safetensors` or `.pth` file (relative to this file).",
+        "a `.safetensors` or `.pth` file (relative to this file). For other tasks than images "
+        "`none`, their default, or a `.safetensors` file.",
     )
     mean: Channels | None = Field(
         None,
-        description="Input mean a channel; default: that of the weights.",
+        description="Of images: input mean a channel; default: that of the weights.",
         examples=[(0.485, 0.456, 0.406)],
     )
     std: Spreads | None = Field(
         None,
-        description="Input deviation a channel; default: that of the weights.",
+        description="Of images: input deviation a channel; default: that of the weights.",
         examples=[(0.229, 0.224, 0.225)],
     )
-    image_size: int = Field(96, ge=32, le=1024, description="Side of the square input, pixels.")
+    image_size: int = Field(
+        96, ge=32, le=1024, description="Of images: side of the square input, pixels."
+    )
     classes: ClassNames = Field(
         (), description="Class names, where the head travels (`fedavg`, `fedprox`)."
     )
@@ -177,18 +182,20 @@ class FederationConfig(Section):
     labels_per_class: int | None = Field(
         None,
         ge=2,
-        description="Labelled images a class, training and validation together; default: all but "
-        "the test's.",
+        description="Labelled examples a class (of numbers: a fifth of their range by rank), "
+        "training and validation together; default: all but the test's.",
         examples=[20],
     )
     test_per_class: int | None = Field(
-        None, ge=1, description="At most this many test images a class.", examples=[150]
+        None, ge=1, description="At most this many test examples a class.", examples=[150]
     )
     seed: int = Field(0, ge=0, description="Of splits, shuffles and augmentation.")
     threads: int = Field(1, ge=1, description="CPU threads a plant trains with.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train.")
     adoption_margin: NotNegative = Field(
-        0.0, description="How much worse on validation a release may be and still be adopted."
+        0.0,
+        description="How much worse on validation a release may be and still be adopted: in "
+        "probability of the truth for classes, in share of the variance for numbers.",
     )
     false_reject_budget: float = Field(
         0.05, gt=0, lt=1, description="Share of good parts that may be rejected; for escape rate."
@@ -206,6 +213,28 @@ class FederationConfig(Section):
     def norm_travels(self) -> bool:
         """Whether normalisation layers are part of an update."""
         return FEDERATED[self.method].norm and not self.methods.personal_norm
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, values: Any) -> Any:
+        """Name the backbone of another task than images; torchvision's is none of theirs."""
+        task = values.get("task") if isinstance(values, dict) else None
+        if isinstance(task, str) and task in KINDS and KINDS[task].family != "image":
+            return {"backbone": KINDS[task].backbone, "weights": "none", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _nothing_of_other_tasks(self) -> Self:
+        """Refuse keys that would have no effect, where they say anything but the default."""
+        own = KINDS[self.task]
+        keys = {kind.section for kind in KINDS.values() if kind.section} - {own.section}
+        if own.family != "image":
+            keys |= {"image_size", "mean", "std"}
+        for key in sorted(keys & type(self).model_fields.keys()):
+            field = type(self).model_fields[key]
+            if getattr(self, key) != field.get_default(call_default_factory=True):
+                raise ValueError(f"{key} must be left out for task {self.task}: it has no effect")
+        return self
 
     @model_validator(mode="after")
     def _mean_and_std_together(self) -> Self:

@@ -84,21 +84,23 @@ class PlantConfig(Section):
 
     name: str = Field(min_length=1, max_length=64, description="The plant's name in reports.")
     data: str = Field(
-        min_length=1, description="Folder with one folder of images a class; absolute, or "
-        "relative to this file."
+        min_length=1, description="Folder of the data: for images one folder a class, for other "
+        "tasks their files; absolute, or relative to this file."
     )  # fmt: skip
     classes: ClassNames = Field((), description="Use only these class folders; empty means all.")
     good: str = Field("", description="The class of good parts; escape rate needs it.")
     labels_per_class: int | None = Field(
-        None, ge=2, description="Labelled images a class, training and validation together."
+        None, ge=2, description="Labelled examples a class, training and validation together."
     )
     test_per_class: int | None = Field(
-        None, ge=1, description="At most this many test images a class."
+        None, ge=1, description="At most this many test examples a class."
     )
     seed: int = Field(0, ge=0, description="Of the split.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train.")
     adoption_margin: NotNegative = Field(
-        0.0, description="How much worse on validation a release may be and still be adopted."
+        0.0,
+        description="How much worse on validation a release may be and still be adopted: in "
+        "probability of the truth for classes, in share of the variance for numbers.",
     )
     metrics: str = Field(
         "",

@@ -286,8 +286,8 @@ def test_alone_then_adoption(
     assert after == before  # it was not made again
 
     prediction = plant.test(reply.notes["version"], config=config)
-    assert prediction.probabilities.shape == (len(plant.data(config).test), 2)
-    np.testing.assert_allclose(prediction.probabilities.sum(1), 1.0, rtol=1e-5)
+    assert prediction.predicted.shape == (len(plant.data(config).test), 2)
+    np.testing.assert_allclose(prediction.predicted.sum(1), 1.0, rtol=1e-5)
     assert {file.split("/")[0] for file in prediction.names} == {"dark", "light"}
 
 

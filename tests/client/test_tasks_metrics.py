@@ -86,7 +86,7 @@ def test_a_certain_mistake_has_a_finite_loss() -> None:
 
 
 def test_nothing_and_nan_are_refused() -> None:
-    with pytest.raises(DataError, match="at least one image"):
+    with pytest.raises(DataError, match="at least one example"):
         scores(np.zeros((0, 2)), np.zeros(0, int), classes=["a", "b"])
     with pytest.raises(TrainingError, match="finite"):
         scores(np.array([[np.nan, 1.0]]), np.array([1]), classes=["a", "b"])
@@ -241,10 +241,10 @@ def test_the_paired_interval_is_that_of_the_plain_bootstrap() -> None:
 
 def test_different_images_cannot_be_paired() -> None:
     a = predicted(0.7, 0.7)
-    with pytest.raises(DataError, match="same images"):
+    with pytest.raises(DataError, match="same examples"):
         paired_interval([a], [Prediction(truth=1 - a.truth, predicted=a.predicted)])
     named = Prediction(truth=a.truth, predicted=a.predicted, names=("x",) * 200)
-    with pytest.raises(DataError, match="same images"):
+    with pytest.raises(DataError, match="same examples"):
         paired_interval([a], [named])
     with pytest.raises(DataError, match="same plants and seeds"):
         paired_interval([a, a], [a])

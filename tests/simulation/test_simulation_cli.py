@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from common.config import FederationConfig, load_federation
-from simulation.cli import DEMO, app
+from simulation.cli import app
 from simulation.factory import write_plants
+from simulation.made_up import DEMOS
 
 runner = CliRunner()
 
@@ -70,8 +71,9 @@ def test_init_writes_the_defaults_once(here: Path) -> None:
     assert "must be a new file" in str(again.exception)
 
 
-def test_the_demo_needs_no_download() -> None:
-    config = FederationConfig.model_validate(DEMO)
+@pytest.mark.parametrize("task", DEMOS)
+def test_the_demo_needs_no_download(task: str) -> None:
+    config = FederationConfig.model_validate(DEMOS[task].settings)
     assert config.weights == "none"
 
 

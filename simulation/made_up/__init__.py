@@ -1,0 +1,34 @@
+"""Made-up plants by kind of data, for ``transferline-sim demo --task`` and the tests.
+
+A kind is one file here that writes plants' folders, and a line in `DEMOS` with the settings that
+fit them. Nothing is downloaded: networks start from random weights, so they are small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulation.made_up.images import IMAGES, write_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """One kind of made-up plants.
+
+    Attributes
+    ----------
+    settings : of federation.toml.
+    write : writes the plants' folders into a new folder.
+    """
+
+    settings: dict[str, Any]
+    write: Callable[[Path], object]
+
+
+#: By the word after ``--task``.
+DEMOS: dict[str, Demo] = {
+    "images": Demo(settings=IMAGES, write=write_images),
+}
