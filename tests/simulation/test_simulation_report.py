@@ -138,9 +138,8 @@ def test_missing_parts_leave_a_whole_page(tmp_path: Path, made_up_results: Any) 
 
 def test_a_class_without_test_images_has_no_recall(tmp_path: Path, made_up_results: Any) -> None:
     results = made_up_results(rounds=0)
-    metrics = results.plants["neu_steel"].metrics["deployed"].model_dump()
-    metrics["recall"]["crazing"] = None
-    page = drawn(changed(results, "neu_steel", metrics={"deployed": metrics}), tmp_path)
+    recall = results.plants["neu_steel"].recall["deployed"] | {"crazing": None}
+    page = drawn(changed(results, "neu_steel", recall={"deployed": recall}), tmp_path)
     assert "no test images" in page.text
 
 
