@@ -21,7 +21,7 @@ from common.errors import AggregationError, StateError
 from common.orders import Release
 from common.signing import Signer
 from common.update import Schema, Vector
-from server.aggregation import OPTIMISERS, Mean, State
+from server.aggregation import OPTIMISERS, Rule, State
 from server.releases import Manifest, Releases, digest_of, program_version
 from server.state.journal import Journal
 from server.state.store import Store
@@ -108,12 +108,12 @@ class Chain:
     def advance(
         self,
         row: RoundRow,
-        mean: Mean,
+        mean: Rule,
         *,
         weights: Mapping[str, int],
         standing: Mapping[str, str] | None = None,
     ) -> None:
-        """Step to the next release by the mean of a round, and commit both.
+        """Step to the next release by what a round came to, and commit both.
 
         Parameters
         ----------

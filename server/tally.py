@@ -1,4 +1,4 @@
-"""What has come in for one order: who answered what, and the mean of what was counted."""
+"""What has come in for one order: who answered what, and what was counted comes to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from common.errors import UpdateError
 from common.orders import Kind, Order, Outcome, Release, Reply
 from common.update import Schema
 from server.admission import Rejected, admit
-from server.aggregation import Mean
+from server.aggregation import Rule, rule_for
 from server.state.tables import ReplyRow
 
 #: Outcomes beside those of `common.orders.Outcome`.
@@ -29,7 +29,7 @@ class Tally:
     ----------
     rows : by plant, for every plant that answered.
     refused : replies refused, by reason code; also those that no plant's row stands for.
-    mean : of the counted updates; None unless the order asks for updates.
+    mean : what the counted updates come to, by the rule; None unless the order asks for updates.
 
     Raises
     ------
@@ -46,14 +46,9 @@ class Tally:
         self._bytes_down = release.vector.nbytes + len(order.to_json())
         self.rows: dict[str, ReplyRow] = {}
         self.refused: Counter[str] = Counter()
-        self.mean: Mean | None = None
+        self.mean: Rule | None = None
         if order.kind is Kind.TRAIN:
-            self.mean = Mean(
-                schema.size,
-                plants=len(order.cohort),
-                max_weight=config.server.max_weight,
-                bound=config.server.max_update_norm,
-            )
+            self.mean = rule_for(config.server, size=schema.size, plants=len(order.cohort))
 
     @property
     def done(self) -> list[str]:
@@ -83,7 +78,7 @@ class Tally:
                 enrolled=enrolled,
             )
             if self.mean is not None and vector is not None:
-                weight = self.mean.add(vector, weight=reply.weight)
+                weight = self.mean.add(vector, plant=reply.plant, weight=reply.weight)
         except UpdateError as error:
             return self._refuse(reply, error)
         row = self._row(reply.plant, str(reply.outcome), reply.reason)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from client.protection import Step, steps
+from client.protection.clip import Clip
 from client.protection.validate import Validate
 from common.backbone import Part, outline_for, parts, travelling
 from common.config import FederationConfig, PlantConfig
@@ -134,7 +135,7 @@ def preview(config: FederationConfig, *, classes: int) -> Preview:
         kept={part: size for part, size in kept.items() if size},
         arrives=sum(t.size for t in every if t.part is not Part.HEAD or sharing.head),
         protection=tuple(_said(step) for step in protection),
-        open=all(isinstance(step, Validate) for step in protection),
+        open=all(isinstance(step, Validate | Clip) for step in protection),
     )
 
 

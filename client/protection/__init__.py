@@ -1,12 +1,14 @@
 """What happens between "trained" and "sent": steps over an update in a fixed order, then its form.
 
 A step takes an update and returns the one that goes on. The form (`common.forms`) comes last and
-makes bytes of it; what it leaves out is kept and added to the next update.
+makes bytes of it. What the bytes do not say is kept at the plant and added to the next update,
+before the first step, so that every step sees all that could be sent.
 """
 
 from typing import Protocol
 
-from client.protection.shape import Sent, shape
+from client.protection.clip import Clip
+from client.protection.leftover import Sent, recall, shape
 from client.protection.validate import Validate
 from common.config import FederationConfig
 from common.forms import Turn
@@ -21,13 +23,17 @@ class Step(Protocol):
 
 def steps(config: FederationConfig) -> tuple[Step, ...]:
     """Return the steps that a federation's settings ask for, in order."""
-    return (Validate(max_norm=config.server.max_update_norm),)
+    server = config.server
+    found: list[Step] = [Validate(max_norm=server.max_update_norm)]
+    if server.rule == "norm_bound" and server.radius is not None:
+        found.append(Clip(max_norm=server.radius))
+    return tuple(found)
 
 
 def protect(
     update: Update, config: FederationConfig, *, turn: Turn, left: Vector | None = None
 ) -> Sent:
-    """Apply every step, and bring what comes out of them into its form.
+    """Add what was left over, apply every step, and bring what comes out of them into its form.
 
     Parameters
     ----------
@@ -39,9 +45,11 @@ def protect(
     TrainingError
         If the centre would have to refuse it; nothing is sent.
     """
+    whole = recall(update, config, left=left)
+    update = whole
     for step in steps(config):
         update = step.apply(update)
-    return shape(update, config, turn=turn, left=left)
+    return shape(update, config, turn=turn, whole=whole)
 
 
 __all__ = ["Sent", "Step", "protect", "steps"]

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from common.combining import RULES
 from common.config.privacy import PrivacyConfig
 from common.config.section import (
     Channels,
@@ -23,6 +24,17 @@ from common.tasks import KINDS, TaskName
 from common.toml import commented, read_toml, validate
 
 MethodName = Literal["fedavg", "fedprox", "fedper", "fedrep", "fedbn", "ditto"]
+RuleName = Literal[
+    "mean",
+    "norm_bound",
+    "median",
+    "trimmed_mean",
+    "geometric_median",
+    "centred_clipping",
+    "krum",
+    "multi_krum",
+    "bulyan",
+]
 BatchNorm = Literal["frozen", "adapt", "train"]
 
 
@@ -98,6 +110,20 @@ class MethodConfig(Section):
 class ServerConfig(Section):
     """How the centre combines replies, and which it refuses."""
 
+    rule: RuleName = Field(
+        "mean",
+        description="How replies become one vector; all but `mean` hold against some plants that "
+        "lie (docs/robust.md).",
+    )
+    faulty: int = Field(
+        1, ge=0, le=1000, description="Plants that may lie, for every `rule` but `mean`."
+    )
+    radius: Positive | None = Field(
+        None,
+        description="Length to which `norm_bound` shortens updates and `centred_clipping` "
+        "differences; default: the median of their lengths.",
+        examples=[5.0],
+    )
     optimiser: Literal["mean", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = Field(
         "mean", description="What turns the mean update into the next release."
     )
@@ -260,6 +286,16 @@ class FederationConfig(Section):
             raise ValueError(
                 "method must be another than fedrep with privacy.unit 'record', got fedrep: it "
                 "fits the head without noise, and the backbone's step follows the head; use fedper"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_rule_has_its_plants(self) -> Self:
+        server, rule = self.server, RULES[self.server.rule]
+        if self.min_plants < (fewest := rule.fewest(server.faulty)):
+            raise ValueError(
+                f"min_plants must be at least {fewest} ({rule.formula}) for server.rule "
+                f"{server.rule!r} with server.faulty {server.faulty}, got {self.min_plants}"
             )
         return self
 

@@ -42,11 +42,6 @@ class Form(Protocol):
         """Bytes of every payload."""
         ...
 
-    @property
-    def drops(self) -> bool:
-        """Whether values are left out, so that error feedback is worth its place on disk."""
-        ...
-
     def encode(self, vector: Vector) -> bytes:
         """Return the payload of a finite float32 vector of shape (schema.size,)."""
         ...
@@ -81,6 +76,11 @@ class Linear(Protocol):
     def lift(self, values: Vector) -> Vector:
         """Return float32 of shape (schema.size,); zero where nothing was sent."""
         ...
+
+
+def drops(config: UpdateConfig) -> bool:
+    """Whether values are left out, so that error feedback is worth its place on disk."""
+    return config.form in ("top_k", "low_rank", "coordinates")
 
 
 def form_of(config: UpdateConfig, *, schema: Schema, turn: Turn) -> Form:
@@ -121,6 +121,7 @@ __all__ = [
     "LowRank",
     "TopK",
     "Turn",
+    "drops",
     "form_of",
     "linear_of",
 ]

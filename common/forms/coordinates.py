@@ -40,7 +40,6 @@ class Coordinates:
     share: float
     values: ValueName
     turn: Turn
-    drops = True
 
     @property
     def kept(self) -> int:

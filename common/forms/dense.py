@@ -15,7 +15,6 @@ class Dense:
 
     schema: Schema
     values: ValueName
-    drops = False
 
     @property
     def size(self) -> int:

@@ -43,7 +43,6 @@ class LowRank:
     rank: int
     values: ValueName
     turn: Turn
-    drops = True
 
     @property
     def size(self) -> int:

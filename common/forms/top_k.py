@@ -33,7 +33,6 @@ class TopK:
     schema: Schema
     share: float
     values: ValueName
-    drops = True
 
     @property
     def kept(self) -> int:

@@ -1,7 +1,7 @@
 """From many updates to one step: pure functions on arrays, apart from messages and files.
 
-`Mean` combines the replies of a round; an optimiser turns the mean into the step that leads to
-the next release.
+A rule combines the replies of a round; an optimiser turns what comes out into the step that leads
+to the next release.
 """
 
 from server.aggregation.mean import Mean
@@ -14,6 +14,7 @@ from server.aggregation.optimisers import (
     fedyogi,
     plain,
 )
+from server.aggregation.rules import Rule, rule_for
 
 #: ``server.optimiser`` of federation.toml.
 OPTIMISERS: dict[str, Optimiser] = {
@@ -24,4 +25,4 @@ OPTIMISERS: dict[str, Optimiser] = {
     "fedyogi": fedyogi,
 }
 
-__all__ = ["OPTIMISERS", "Mean", "Optimiser", "State"]
+__all__ = ["OPTIMISERS", "Mean", "Optimiser", "Rule", "State", "rule_for"]

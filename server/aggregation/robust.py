@@ -4,19 +4,7 @@ Weights are not used: a liar would choose a large one. Vectors come sorted by pl
 does not depend on who answered first. Distances are taken once for all rules, in chunks; nothing
 but the vectors themselves, and one distance for each pair, is held.
 
-======================  ==============  ==========================================================
-rule                    plants for f    source
-======================  ==============  ==========================================================
-`median`                2f + 1          Yin et al. 2018, https://arxiv.org/abs/1803.01498
-`trimmed_mean`          2f + 1          the same
-`krum`, `multi_krum`    2f + 3          Blanchard et al. 2017, https://arxiv.org/abs/1703.02757
-`bulyan`                4f + 3          El Mhamdi et al. 2018, https://arxiv.org/abs/1802.07927
-`geometric_median`      2f + 1          Pillutla et al. 2022 (RFA), https://arxiv.org/abs/1912.13445
-`centred_clipping`      2f + 1          Karimireddy et al. 2021, https://arxiv.org/abs/2012.10333
-`norm_bound`            2f + 1          Sun et al. 2019, https://arxiv.org/abs/1911.07963
-======================  ==============  ==========================================================
-
-None of them can work on masked vectors: under secure aggregation the norm is bounded at the plant.
+How many plants each needs, its paper, and whether it works on masked vectors: `common.combining`.
 """
 
 from __future__ import annotations
@@ -26,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from common.combining import RULES as NEEDS
 from common.errors import AggregationError
 from common.update import Vector
 
@@ -39,13 +28,13 @@ TOLERANCE = 1e-7  #: relative change at which they stop
 
 def median(vectors: Sequence[Vector], faulty: int) -> Vector:
     """Return the median of each coordinate."""
-    _need("median", vectors, 2 * faulty + 1)
+    _need("median", vectors, faulty)
     return _by_chunk(vectors, lambda block: np.median(block, axis=0))
 
 
 def trimmed_mean(vectors: Sequence[Vector], faulty: int) -> Vector:
     """Return the mean of each coordinate without its ``faulty`` largest and smallest values."""
-    _need("trimmed_mean", vectors, 2 * faulty + 1)
+    _need("trimmed_mean", vectors, faulty)
     stop = len(vectors) - faulty
 
     def inner(block: Floats) -> Floats:
@@ -56,20 +45,20 @@ def trimmed_mean(vectors: Sequence[Vector], faulty: int) -> Vector:
 
 def krum(vectors: Sequence[Vector], faulty: int) -> Vector:
     """Return the vector that is nearest to its ``n - f - 2`` nearest others."""
-    _need("krum", vectors, 2 * faulty + 3)
+    _need("krum", vectors, faulty)
     return vectors[_nearest(distances(vectors), faulty, count=1)[0]].copy()
 
 
 def multi_krum(vectors: Sequence[Vector], faulty: int) -> Vector:
     """Return the mean of the ``n - f`` vectors that Krum ranks first."""
-    _need("multi_krum", vectors, 2 * faulty + 3)
+    _need("multi_krum", vectors, faulty)
     chosen = _nearest(distances(vectors), faulty, count=len(vectors) - faulty)
     return _mean([vectors[number] for number in chosen])
 
 
 def bulyan(vectors: Sequence[Vector], faulty: int) -> Vector:
     """Select ``n - 2f`` vectors by Krum, one after the other, then trim around their median."""
-    _need("bulyan", vectors, 4 * faulty + 3)
+    _need("bulyan", vectors, faulty)
     apart = distances(vectors)
     left = list(range(len(vectors)))
     chosen: list[int] = []
@@ -88,7 +77,7 @@ def bulyan(vectors: Sequence[Vector], faulty: int) -> Vector:
 
 def geometric_median(vectors: Sequence[Vector], faulty: int) -> Vector:
     """Return the point with the least sum of distances, by smoothed Weiszfeld steps."""
-    _need("geometric_median", vectors, 2 * faulty + 1)
+    _need("geometric_median", vectors, faulty)
     point = _mean(vectors)
     for _ in range(STEPS):
         away = np.array([_distance(vector, point) for vector in vectors])
@@ -100,14 +89,21 @@ def geometric_median(vectors: Sequence[Vector], faulty: int) -> Vector:
     return point
 
 
-def centred_clipping(vectors: Sequence[Vector], faulty: int) -> Vector:
-    """Move from the median towards the mean of differences, each clipped to their median length."""
-    _need("centred_clipping", vectors, 2 * faulty + 1)
+def centred_clipping(
+    vectors: Sequence[Vector], faulty: int, *, radius: float | None = None
+) -> Vector:
+    """Move from the median towards the mean of differences, each clipped.
+
+    Parameters
+    ----------
+    radius : to which length; None for the median of their lengths.
+    """
+    _need("centred_clipping", vectors, faulty)
     point = median(vectors, faulty)
     for _ in range(3):
         away = np.array([_distance(vector, point) for vector in vectors])
-        radius = float(np.median(away))
-        shares = np.minimum(1.0, radius / np.maximum(away, 1e-30)) / len(vectors)
+        limit = float(np.median(away)) if radius is None else radius
+        shares = np.minimum(1.0, limit / np.maximum(away, 1e-30)) / len(vectors)
         # point + sum(share * (vector - point))
         point = _mean([*vectors, point], np.append(shares, 1.0 - shares.sum()))
     return point
@@ -115,14 +111,15 @@ def centred_clipping(vectors: Sequence[Vector], faulty: int) -> Vector:
 
 def norm_bound(vectors: Sequence[Vector], faulty: int) -> Vector:
     """Return the mean of vectors clipped to the median of their norms."""
-    _need("norm_bound", vectors, 2 * faulty + 1)
-    norms = np.array([_distance(vector, None) for vector in vectors])
+    _need("norm_bound", vectors, faulty)
+    norms = np.array([norm(vector) for vector in vectors])
     bound = float(np.median(norms))
     shares = np.minimum(1.0, bound / np.maximum(norms, 1e-30)) / len(vectors)
     return _mean(vectors, shares)
 
 
-#: ``server.rule`` of federation.toml, beside ``mean``.
+#: ``server.rule`` of federation.toml, beside ``mean``. `norm_bound` with a radius streams
+#: (`server.aggregation.rules`).
 RULES: dict[str, Rule] = {
     "median": median,
     "trimmed_mean": trimmed_mean,
@@ -145,10 +142,15 @@ def distances(vectors: Sequence[Vector]) -> Floats:
     return found
 
 
-def _need(rule: str, vectors: Sequence[Vector], fewest: int) -> None:
-    if len(vectors) < fewest:
+def norm(vector: Vector) -> float:
+    """Return the Euclidean norm, summed in float64."""
+    return _distance(vector, None)
+
+
+def _need(rule: str, vectors: Sequence[Vector], faulty: int) -> None:
+    if len(vectors) < (fewest := NEEDS[rule].fewest(faulty)):
         raise AggregationError(
-            f"{rule} must have at least {fewest} replies for this many faulty plants, got "
+            f"{rule} must have at least {fewest} replies where {faulty} may lie, got "
             f"{len(vectors)}; lower server.faulty or raise min_plants"
         )
 

@@ -5,15 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.combining import RULES as NEEDS
 from common.errors import AggregationError
 from server.aggregation.robust import RULES, distances
 
-NEEDS = {"krum": (2, 3), "multi_krum": (2, 3), "bulyan": (4, 3)}
-
 
 def fewest(rule: str, faulty: int) -> int:
-    factor, more = NEEDS.get(rule, (2, 1))
-    return factor * faulty + more
+    return NEEDS[rule].fewest(faulty)
 
 
 def honest(count: int, size: int, seed: int) -> list[np.ndarray]:

@@ -7,11 +7,11 @@ update; what was left out of it is still there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from client.protection.validate import Validate
 from common.config import FederationConfig
-from common.forms import Turn, form_of
+from common.forms import Turn, drops, form_of
 from common.update import Update, Vector
 
 
@@ -30,14 +30,19 @@ class Sent:
     left: Vector | None = None
 
 
-def shape(
-    update: Update, config: FederationConfig, *, turn: Turn, left: Vector | None = None
-) -> Sent:
-    """Add what was left over, and encode.
+def recall(update: Update, config: FederationConfig, *, left: Vector | None) -> Update:
+    """Add what the update before left out; leftovers of another size are of other settings."""
+    if not _feeds_back(config) or left is None or left.shape != update.vector.shape:
+        return update
+    return replace(update, vector=update.vector + left)
+
+
+def shape(update: Update, config: FederationConfig, *, turn: Turn, whole: Update) -> Sent:
+    """Encode an update.
 
     Parameters
     ----------
-    left : of the round before; one of another size belongs to other settings and is not used.
+    whole : the update as it was before any step took something from it.
 
     Raises
     ------
@@ -45,16 +50,14 @@ def shape(
         If what the centre would read is longer than it takes.
     """
     form = form_of(config.update, schema=update.schema, turn=turn)
-    vector = update.vector
-    feeds_back = form.drops and config.update.error_feedback
-    if feeds_back and left is not None and left.shape == vector.shape:
-        vector = vector + left
-    payload = form.encode(vector)
+    payload = form.encode(update.vector)
     if config.update.form == "fp32":
         return Sent(payload=payload)
     said = form.decode(payload)
-    # As the centre will check it: rounding and old leftovers may have made it longer.
-    Validate(max_norm=config.server.max_update_norm).apply(
-        Update(schema=update.schema, vector=said, weight=update.weight)
-    )
-    return Sent(payload=payload, left=vector - said if feeds_back else None)
+    # As the centre will check it: rounding may have made it longer.
+    Validate(max_norm=config.server.max_update_norm).apply(replace(update, vector=said))
+    return Sent(payload=payload, left=whole.vector - said if _feeds_back(config) else None)
+
+
+def _feeds_back(config: FederationConfig) -> bool:
+    return drops(config.update) and config.update.error_feedback
