@@ -84,6 +84,11 @@ class Order:
         """What the outbox files an answer under."""
         return f"{self.run}-{self.round:05d}-{self.kind}"
 
+    @property
+    def task(self) -> bytes:
+        """SHA-256 of the whole order: what the terms of a secure sum name it by."""
+        return hashlib.sha256(self.to_json().encode()).digest()
+
     def to_json(self) -> str:
         return json.dumps(
             {
@@ -126,6 +131,9 @@ class Reply:
         ``incoming``, ``trained``, ``tuned``, ``deployed``.
     seconds : by phase: ``evaluate``, ``train``, ``tune``, ...
     notes : further facts that may leave the plant, for example ``{"adopted": "federated"}``.
+    beside : under secure aggregation, what goes with a masked payload
+        (`common.secagg.messages.Masked`, JSON text): the payload is words of 64 bits then, which
+        hold the weight too, and ``weight`` is 0. Else "".
     """
 
     plant: str
@@ -140,10 +148,12 @@ class Reply:
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    beside: str = ""
 
     def head(self) -> str:
         """Everything but the payload, as JSON."""
         fields = {name: getattr(self, name) for name in _HEAD}
+        fields |= {"beside": self.beside} if self.beside else {}
         return json.dumps({**fields, "outcome": str(self.outcome)}, sort_keys=True)
 
     @classmethod
@@ -153,6 +163,7 @@ class Reply:
         return cls(
             **{**{name: fields[name] for name in _HEAD}, "outcome": Outcome(fields["outcome"])},
             payload=payload,
+            beside=fields.get("beside", ""),
         )
 
 

@@ -48,14 +48,20 @@ def admit(
     config: FederationConfig,
     answered: Collection[str] = (),
     enrolled: bool = True,
+    words: int = 0,
 ) -> Vector | None:
     """Return the update of a reply that answers the order soundly; None where it is to bring none.
+
+    A masked one is none that could be read; who counts it takes it from the reply.
 
     Parameters
     ----------
     schema : of the update that the order asks for.
     answered : plants of the cohort whose answer is already in.
     enrolled : whether the plant takes part, by the key that it had when it was asked.
+    words : of a masked update, where the order asks for one; 0 where it comes in the clear. Of a
+        masked update neither values, norm nor weight can be checked here: the plant clips its
+        values and its weight, and the lanes of the sum bound both (`common.secagg.encoding`).
 
     Raises
     ------
@@ -67,6 +73,9 @@ def admit(
         raise Rejected("revoked", f"plant must take part, got {reply.plant}, which is revoked")
     _check_head(reply)
     if order.kind is Kind.TRAIN and reply.outcome is Outcome.DONE:
+        if words:
+            _check_masked(reply, schema, words)
+            return None
         turn = Turn(run=order.run, round=order.round)
         return _read_update(reply, form_of(config.update, schema=schema, turn=turn), schema, config)
     if reply.payload is not None:
@@ -123,11 +132,26 @@ def _are_numbers(values: object) -> bool:
     )
 
 
+def _check_masked(reply: Reply, schema: Schema, words: int) -> None:
+    if not isinstance(reply.payload, bytes | memoryview) or not reply.beside:
+        raise Rejected("update", "a reply to train must bring a masked update, got none")
+    if reply.schema != schema.digest:
+        raise Rejected("schema", f"schema must be {schema.digest[:12]}, got {reply.schema!r:.14}")
+    if len(reply.payload) != 8 * words:
+        raise Rejected(
+            "form", f"masked update must have {8 * words} bytes, got {len(reply.payload)}"
+        )
+    if reply.weight != 0:
+        raise Rejected("weight", f"weight must be under the masks, got {reply.weight} in the clear")
+
+
 def _read_update(reply: Reply, form: Form, schema: Schema, config: FederationConfig) -> Vector:
     """Decode an update once its size is known to be right, and check what it says."""
     if not isinstance(reply.payload, bytes | memoryview):
         got = "none" if reply.payload is None else type(reply.payload).__name__
         raise Rejected("update", f"a reply to train must bring an update, got {got}")
+    if reply.beside:
+        raise Rejected("update", "a reply to train must bring its update in the clear, got masks")
     if reply.schema != schema.digest:
         raise Rejected("schema", f"schema must be {schema.digest[:12]}, got {reply.schema!r:.14}")
     # Not isinstance: True is an int too.

@@ -41,10 +41,11 @@ from server.engine.job import ERROR, RUN, Job
 from server.events import Waiting
 from server.federation import Federation
 from server.fleet import GridFleet, Member
-from server.seals import Seals
+from server.seals import Seals, papers_of
 from server.state.registry import Registry
 from server.state.tables import ENROLLED, FAILED
 
+PKI = "pki"  #: folder of the keys of a secure sum, in a run folder
 WAIT = 120.0  #: seconds for the next plant to connect before round 1, in simulation
 BEAT = 2.0  #: seconds between two signs of life
 
@@ -84,7 +85,7 @@ def simulate(grid: Grid, home: Path) -> None:
         fleet = GridFleet(grid)
         gather(fleet, job, tell)
         Federation(
-            home,
+            Place(home=home, papers=lambda: papers_of(home / PKI)),
             fleet=fleet,
             config=job.config,
             source=job.source,
@@ -113,6 +114,7 @@ def at_centre(grid: Grid, centre: Centre, *, run: str, fence: int) -> None:
                         database=centre.config.database,
                         fence=fence,
                         signer=centre.signer(),
+                        papers=lambda: papers_of(centre.pki),
                     ),
                     fleet=GridFleet(
                         grid, roster=lambda: roster(registry), seals=Seals(folder=centre.pki)

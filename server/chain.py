@@ -10,7 +10,7 @@ left without a row is removed at the next start.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,12 +21,14 @@ from common.errors import AggregationError, StateError
 from common.orders import Release
 from common.signing import Signer
 from common.update import Schema, Vector
-from server.aggregation import OPTIMISERS, Rule, State
+from server.aggregation import OPTIMISERS, State
 from server.releases import Manifest, Releases, digest_of, program_version
+from server.seals import Papers
 from server.state.journal import Journal
 from server.state.store import Store
 from server.state.tables import ReleaseRow, RoundRow, RunRow, timestamp
 from server.state.tenure import Revoked, Tenure
+from server.tally import Average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,15 @@ class Place:
     database : URL; empty means ``state.db`` in ``home``.
     fence : the number under which the run was taken for this program; None takes it.
     signer : of releases and of the log; None signs nothing and writes no log.
+    papers : the release key and the CAs in force, read anew for each round; None where there are
+        none, and no secure sums then.
     """
 
     home: Path
     database: str = field(default="", repr=False)
     fence: int | None = None
     signer: Signer | None = None
+    papers: Callable[[], Papers] | None = None
 
 
 class Chain:
@@ -108,7 +113,7 @@ class Chain:
     def advance(
         self,
         row: RoundRow,
-        mean: Rule,
+        mean: Average,
         *,
         weights: Mapping[str, int],
         standing: Mapping[str, str] | None = None,
@@ -117,7 +122,7 @@ class Chain:
 
         Parameters
         ----------
-        weights : what each counted plant counted for.
+        weights : what each counted plant counted for; 0 where its weight was under a mask.
         standing : by what key each of them took part (`server.state.tenure.Tenure.close`).
 
         Raises

@@ -1,6 +1,7 @@
 """The round loop: ask a cohort, count its replies, step to the next release, commit.
 
-It knows plants only through a `Fleet` (Flower's Grid, worker processes, whatever comes) and
+It knows plants only through a `Fleet` (Flower's Grid, worker processes, whatever comes), how their
+answers are summed only through a `Gathering` (in the clear, under masks), and
 state only through `server.state` and `server.releases`. A kill at any moment loses at most the
 round in progress: its order was stored before it went out, a resumed run asks the same again,
 and plants answer the same order with the same bytes. A round that counted a plant which is revoked
@@ -16,15 +17,16 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from common.config import FederationConfig
 from common.errors import ConfigError, UpdateError
-from common.orders import Kind, Order, Outcome, Release, Reply
+from common.orders import Kind, Order, Outcome, Release
 from server.chain import Chain, Place
 from server.events import Event, ReplyArrived, RoundClosed, RoundStarted, Waiting
+from server.gathering import Asking, Fleet, Gathering
+from server.gatherings import gathering_for
 from server.state.tables import (
     COMMITTED,
     FINISHED,
@@ -35,27 +37,12 @@ from server.state.tables import (
     timestamp,
 )
 from server.state.tenure import Revoked
-from server.tally import LATE, Tally
+from server.tally import Tally
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two looks at who is connected.
 POLL = 0.2
-
-
-class Fleet(Protocol):
-    """The plants, however they are reached."""
-
-    def plants(self) -> list[str]:
-        """Return the names of the plants that are connected, sorted."""
-        ...
-
-    def ask(self, order: Order, release: Release) -> Iterator[Reply]:
-        """Send the order to its cohort and yield replies as they arrive.
-
-        Ends when all have answered, or ``order.deadline`` seconds after the call at the latest.
-        """
-        ...
 
 
 class Federation:
@@ -100,6 +87,13 @@ class Federation:
         self._clock, self._events = clock, events
         place = home if isinstance(home, Place) else Place(home=home)
         self._chain = Chain(place, config=config, source=source, travelling=travelling, run=run)
+        self._gathering: Gathering = gathering_for(
+            config,
+            fleet=fleet,
+            attempts=self._chain.tenure.next_attempt,
+            papers=place.papers,
+            clock=clock,
+        )
 
     @property
     def release(self) -> Release:
@@ -182,7 +176,9 @@ class Federation:
             tally = self._ask(row, standing)
             row.replies, row.refused = list(tally.rows.values()), dict(tally.refused)
             done = len(tally.done)
-            row.reason = "" if done >= needed else f"{done} of {needed} replies counted"
+            row.summed, row.reason = tally.summed, tally.reason
+            if not row.reason and done < needed:
+                row.reason = f"{done} of {needed} replies counted"
             try:
                 self._close(row, tally, started, standing=standing)
             except Revoked as error:
@@ -239,7 +235,6 @@ class Federation:
             deadline=self._config.round_deadline,
             config=self._config,
         )
-        tally = Tally(order, self.release, schema=self._chain.schema, config=self._config)
         self._events(
             RoundStarted(
                 round=row.number,
@@ -248,31 +243,22 @@ class Federation:
                 cohort=order.cohort,
             )
         )
-        started = self._clock()
-        replies = self._fleet.ask(order, self.release)
-        try:
-            for reply in replies:
-                seconds = self._clock() - started
-                if seconds > order.deadline:
-                    break
-                outcome, reason = tally.take(reply, enrolled=self._takes_part(reply, standing))
-                self._tell(row.number, reply.plant, (outcome, reason), seconds)
-        finally:
-            # A generator's own clean-up runs now, not when memory is collected.
-            close = getattr(replies, "close", None)
-            if close is not None:
-                close()
-        for plant in tally.close():
-            said = (LATE, tally.rows[plant].reason)
-            self._tell(row.number, plant, said, self._clock() - started)
-        return tally
+        asking = Asking(
+            order=order,
+            release=self.release,
+            schema=self._chain.schema,
+            standing=standing,
+            takes_part=lambda plant: self._takes_part(plant, standing),
+            tell=lambda plant, said, seconds: self._tell(row.number, plant, said, seconds),
+        )
+        return self._gathering.hold(asking)
 
-    def _takes_part(self, reply: Reply, standing: Mapping[str, str]) -> bool:
+    def _takes_part(self, plant: str, standing: Mapping[str, str]) -> bool:
         """Whether a plant takes part, by the same key as when it was asked."""
         if not standing:
             return True
-        now = self._chain.tenure.standing(reply.plant).get(reply.plant)
-        return bool(now) and now == standing.get(reply.plant)
+        now = self._chain.tenure.standing(plant).get(plant)
+        return bool(now) and now == standing.get(plant)
 
     def _tell(self, number: int, plant: str, said: tuple[str, str], seconds: float) -> None:
         outcome, reason = said

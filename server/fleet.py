@@ -21,9 +21,17 @@ from typing import Protocol
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from common.errors import EngineError, IdentityError, UpdateError
+from common.errors import AggregationError, EngineError, IdentityError, UpdateError
 from common.orders import Order, Outcome, Release, Reply
-from common.wire.messages import REASON_LIMIT, pack_order, unpack_hello, unpack_reply
+from common.secagg.messages import Call, Said
+from common.wire.messages import (
+    REASON_LIMIT,
+    pack_call,
+    pack_order,
+    unpack_hello,
+    unpack_reply,
+    unpack_said,
+)
 from common.wire.parts import Parts
 
 POLL = 0.5  #: seconds between two looks for replies; each costs SuperLink some milliseconds
@@ -76,6 +84,8 @@ class Seals(Protocol):
 
     def envelope(self, parts: Parts, order: Order) -> Envelope: ...
 
+    def call(self, parts: Parts, *, plant: str) -> Parts: ...
+
 
 class Names(Protocol):
     """Says which node is which plant."""
@@ -91,7 +101,7 @@ class Names(Protocol):
 
 
 class GridFleet:
-    """The plants behind a Flower Grid (`server.federation.Fleet`).
+    """The plants behind a Flower Grid (`server.gathering.Fleet`).
 
     Parameters
     ----------
@@ -145,61 +155,122 @@ class GridFleet:
             time.sleep(POLL)
         return here
 
-    def ask(self, order: Order, release: Release) -> Iterator[Reply]:
+    def ask(
+        self, order: Order, release: Release, *, beside: Mapping[str, str] | None = None
+    ) -> Iterator[Reply]:
         """Send an order to its cohort and yield replies as they arrive.
 
         Ends with the last reply, at the latest ``order.deadline`` seconds after it was sent. What
         comes later is dropped by Flower.
         """
         started = time.monotonic()
-        parts = pack_order(order, release)
-        envelope = None if self._seals is None else self._seals.envelope(parts, order)
-        content = to_record(parts if envelope is None else envelope.parts)
-        del parts
-        errands = {plant: Errand(order, plant) for plant in order.cohort}
+        asked = order.cohort if beside is None else tuple(sorted(beside))
+        letters = self._letters(order, release, beside)
+        errands = {
+            plant: Errand(
+                plant,
+                content=letters[plant][0],
+                kind="train",
+                ttl=max(1.0, order.deadline + LATE),
+                group=str(order.round),
+            )
+            for plant in asked
+        }
         nodes = self._names.nodes()
-        for plant in order.cohort:
+        for plant in asked:
             if plant not in nodes:
                 del errands[plant]
                 yield failed(order, plant, "not connected")
         while errands and (spent := time.monotonic() - started) < order.deadline:
-            self._send([errand for errand in errands.values() if errand.due], content)
+            self._send([errand for errand in errands.values() if errand.due])
             for plant, errand in list(errands.items()):
-                if (reply := self._collect(errand, envelope)) is not None:
+                message = self._collect(errand)
+                if message is not None:
                     del errands[plant]
-                    yield reply
+                    yield self._read(message, order, errand, letters[plant][1])
+                elif errand.hopeless:
+                    del errands[plant]
+                    yield failed(order, plant, errand.reason)
             if errands:
                 time.sleep(min(SLOW_POLL, POLL + spent / 100))
 
-    def _send(self, errands: list[Errand], content: RecordDict) -> None:
-        """Send the order to each plant whose node is there."""
+    def exchange(
+        self, calls: Mapping[str, Call], *, run: str, seconds: float
+    ) -> Iterator[tuple[str, Said]]:
+        """Send each plant a small message of a secure sum and yield what it answers."""
+        started = time.monotonic()
+        nodes = self._names.nodes()
+        errands = {
+            plant: Errand(
+                plant,
+                content=to_record(self._sealed_call(call, plant)),
+                kind="query.sum",
+                ttl=max(1.0, seconds + LATE),
+                group=run,
+            )
+            for plant, call in calls.items()
+            if plant in nodes
+        }
+        while errands and (spent := time.monotonic() - started) < seconds:
+            self._send([errand for errand in errands.values() if errand.due])
+            for plant, errand in list(errands.items()):
+                message = self._collect(errand)
+                if message is not None:
+                    del errands[plant]
+                    yield plant, read_said(message)
+                elif errand.hopeless:
+                    del errands[plant]
+            if errands:
+                time.sleep(min(SLOW_POLL, POLL + spent / 100))
+
+    def _sealed_call(self, call: Call, plant: str) -> Parts:
+        parts = pack_call(call)
+        return parts if self._seals is None else self._seals.call(parts, plant=plant)
+
+    def _letters(
+        self, order: Order, release: Release, beside: Mapping[str, str] | None
+    ) -> dict[str, tuple[RecordDict, Envelope | None]]:
+        """Return what each plant is sent; the release's vector is held once for all of them."""
+        if beside is None:
+            letter = self._letter(order, pack_order(order, release))
+            return dict.fromkeys(order.cohort, letter)
+        letters, vector = {}, None
+        for plant, text in beside.items():
+            record, envelope = self._letter(order, pack_order(order, release, beside=text))
+            vector = vector or record.array_records["vector"]
+            record["vector"] = vector
+            letters[plant] = (record, envelope)
+        return letters
+
+    def _letter(self, order: Order, parts: Parts) -> tuple[RecordDict, Envelope | None]:
+        envelope = None if self._seals is None else self._seals.envelope(parts, order)
+        return to_record(parts if envelope is None else envelope.parts), envelope
+
+    def _send(self, errands: list[Errand]) -> None:
+        """Send what is due to each plant whose node is there."""
         if not errands:
             return
         nodes = self._names.nodes()
         for errand in errands:
             if (node := nodes.get(errand.plant)) is not None:
                 message = Message(
-                    content,
-                    node,
-                    "train",
-                    ttl=max(1.0, errand.order.deadline + LATE),
-                    group_id=str(errand.order.round),
+                    errand.content, node, errand.kind, ttl=errand.ttl, group_id=errand.group
                 )
                 errand.sent(node, list(self._grid.push_messages([message])))
 
-    def _collect(self, errand: Errand, envelope: Envelope | None) -> Reply | None:
-        """Return the plant's reply if it has come, or the reason that none will."""
+    def _collect(self, errand: Errand) -> Message | None:
+        """Return the plant's reply if it has come."""
         for message in self._grid.pull_messages([errand.ident]) if errand.ident else ():
             if message.has_error() and message.error.code in LOST:
                 errand.lost(message.error.reason or "the node gave no reason")
             else:
-                return self._read(message, errand, envelope)
-        if errand.ident or not errand.hopeless:
-            return None
-        return failed(errand.order, errand.plant, errand.reason)
+                return message
+        return None
 
-    def _read(self, message: Message, errand: Errand, envelope: Envelope | None) -> Reply:
-        order, plant = errand.order, errand.plant
+    def _read(
+        self, message: Message, order: Order, errand: Errand, envelope: Envelope | None
+    ) -> Reply:
+        plant = errand.plant
         if envelope is None or message.has_error():
             return read_reply(message, order, plant)
         assert self._roster is not None, "seals need a roster"
@@ -213,29 +284,35 @@ class GridFleet:
 
 
 class Errand:
-    """One order to one plant: whether it is out, and when it goes out again.
+    """One message to one plant: whether it is out, and when it goes out again.
 
     Attributes
     ----------
+    content, kind, ttl, group : of the message.
     ident : of the message that is out; "" while none is.
     node : that it was sent to.
     reason : why the last sending came to nothing.
     """
 
-    def __init__(self, order: Order, plant: str) -> None:
-        self.order, self.plant = order, plant
+    def __init__(
+        self, plant: str, *, content: RecordDict, kind: str, ttl: float, group: str
+    ) -> None:
+        self.plant = plant
+        self.content, self.kind, self.ttl, self.group = content, kind, ttl, group
         self.ident, self.node, self.reason = "", 0, ""
         self._attempts = 0
         self._again = self._since = time.monotonic()
 
     @property
     def due(self) -> bool:
-        """Whether to send the order now, if the node is there."""
+        """Whether to send the message now, if the node is there."""
         return not self.ident and time.monotonic() >= self._again
 
     @property
     def hopeless(self) -> bool:
         """Whether to give up: the node stays away, or nothing ever comes back."""
+        if self.ident:
+            return False
         return self._attempts >= ATTEMPTS or time.monotonic() - self._since > AWAY
 
     def sent(self, node: int, idents: list[str]) -> None:
@@ -330,6 +407,16 @@ def read_reply(
     if got != expected:
         return failed(order, plant, f"stale: reply must be to {expected}, got {got}")
     return reply
+
+
+def read_said(message: Message) -> Said:
+    """Turn what came back to a call into a plant's answer, whatever it is."""
+    if message.has_error():
+        return Said(reason=" ".join((message.error.reason or "no reason").split())[:REASON_LIMIT])
+    try:
+        return unpack_said(from_record(message.content))
+    except (UpdateError, AggregationError) as error:
+        return Said(reason=f"{error.code}: {error}"[:REASON_LIMIT])
 
 
 def failed(order: Order, plant: str, reason: str) -> Reply:

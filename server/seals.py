@@ -21,10 +21,30 @@ from common.orders import Order, Reply
 from common.pki import Trust
 from common.signing import Signer
 from common.wire.parts import Parts
-from common.wire.seals import open_reply, seal_order
+from common.wire.seals import open_reply, seal_call, seal_order
 from server.state.tables import utcnow
 
 CA, RELEASE_KEY, RELEASE = "ca.pem", "release.key", "release.pem"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Papers:
+    """What the centre signs with, and whom it trusts, at one moment."""
+
+    signer: Signer
+    trust: Trust
+
+
+def papers_of(folder: Path) -> Papers:
+    """Read the papers in a centre's ``pki``.
+
+    Raises
+    ------
+    IdentityError
+        If a key or a certificate cannot be read.
+    """
+    signer = Signer.open(folder / RELEASE_KEY, folder / RELEASE)
+    return Papers(signer=signer, trust=Trust.of(folder / CA))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +106,15 @@ class Seals:
         IdentityError
             If a key or a certificate cannot be read.
         """
-        signer = Signer.open(self.folder / RELEASE_KEY, self.folder / RELEASE)
-        sealed = seal_order(parts, order, signer=signer)
+        papers = papers_of(self.folder)
+        sealed = seal_order(parts, order, signer=papers.signer)
         return Envelope(
             parts=sealed,
             nonce=json.loads(sealed.seal)["nonce"],
-            trust=Trust.of(self.folder / CA),
+            trust=papers.trust,
             clock=self.clock,
         )
+
+    def call(self, parts: Parts, *, plant: str) -> Parts:
+        """Seal a packed message of a secure sum to one plant; errors as `envelope`."""
+        return seal_call(parts, plant=plant, signer=papers_of(self.folder).signer)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from common.config import FederationConfig
 from common.errors import UpdateError
-from common.orders import Kind, Order, Outcome, Release, Reply
-from common.update import Schema
+from common.orders import Order, Outcome, Release, Reply
+from common.update import Schema, Vector
 from server.admission import Rejected, admit
-from server.aggregation import Rule, rule_for
 from server.state.tables import ReplyRow
 
 #: Outcomes beside those of `common.orders.Outcome`.
@@ -18,41 +19,67 @@ REJECTED, LATE = "rejected", "late"
 _LONGEST_REASON = 500
 
 
+class Average(Protocol):
+    """A mean of updates, however it was formed.
+
+    Attributes
+    ----------
+    scale : fixed-point units in 1.0 of the sum behind it; None if it has another form.
+    """
+
+    @property
+    def scale(self) -> int | None: ...
+
+    def result(self) -> Vector:
+        """Return it, float32 of shape (size,)."""
+        ...
+
+
 class Tally:
     """Takes the replies to one order as they arrive.
 
     Parameters
     ----------
     schema : of the update that the order asks for.
+    count : counts an admitted reply in, with its update where that came in the clear, and returns
+        the weight that it counts for, 0 if that is not known; UpdateError refuses it.
+    words : of a masked update; 0 where updates come in the clear.
 
     Attributes
     ----------
     rows : by plant, for every plant that answered.
     refused : replies refused, by reason code; also those that no plant's row stands for.
-    mean : what the counted updates come to, by the rule; None unless the order asks for updates.
-
-    Raises
-    ------
-    AggregationError
-        If the configuration leaves no room for a sum over the cohort.
+    mean : of the counted updates; None where there is none.
+    reason : why nothing counts though plants answered; "" otherwise.
+    summed : facts of a secure sum, for the record; empty otherwise.
     """
 
     def __init__(
-        self, order: Order, release: Release, *, schema: Schema, config: FederationConfig
+        self,
+        order: Order,
+        release: Release,
+        *,
+        schema: Schema,
+        config: FederationConfig,
+        count: Callable[[Reply, Vector | None], int],
+        words: int = 0,
     ) -> None:
         self._order = order
         self._schema = schema
         self._config = config
+        self._count, self._words = count, words
         self._bytes_down = release.vector.nbytes + len(order.to_json())
         self.rows: dict[str, ReplyRow] = {}
         self.refused: Counter[str] = Counter()
-        self.mean: Rule | None = None
-        if order.kind is Kind.TRAIN:
-            self.mean = rule_for(config.server, size=schema.size, plants=len(order.cohort))
+        self.mean: Average | None = None
+        self.reason = ""
+        self.summed: dict[str, Any] = {}
 
     @property
     def done(self) -> list[str]:
         """Plants whose answer counts, sorted."""
+        if self.reason:
+            return []
         return sorted(row.plant for row in self.rows.values() if row.outcome == Outcome.DONE)
 
     @property
@@ -76,9 +103,10 @@ class Tally:
                 config=self._config,
                 answered=self.rows.keys(),
                 enrolled=enrolled,
+                words=self._words,
             )
-            if self.mean is not None and vector is not None:
-                weight = self.mean.add(vector, plant=reply.plant, weight=reply.weight)
+            if reply.outcome is Outcome.DONE:
+                weight = self._count(reply, vector)
         except UpdateError as error:
             return self._refuse(reply, error)
         row = self._row(reply.plant, str(reply.outcome), reply.reason)
@@ -94,6 +122,10 @@ class Tally:
         for plant in late:
             self._row(plant, LATE, f"no answer within {self._order.deadline:g} s")
         return late
+
+    def lost(self, plant: str, reason: str) -> None:
+        """Write down that a plant has dropped out before it could answer."""
+        self._row(plant, str(Outcome.FAILED), reason)
 
     def _refuse(self, reply: Reply, error: UpdateError) -> tuple[str, str]:
         self.refused[error.code] += 1

@@ -20,6 +20,7 @@ from common.sharing import FEDERATED
 from common.source import first_release, what_travels
 from common.tasks import KINDS, TaskName, learns
 from server.engine.job import Job
+from simulation.desks import make_identities
 from simulation.workers import Task, Workers
 
 
@@ -123,6 +124,8 @@ def prepare(
     plants = {name: plants[name] for name in names}
     if FEDERATED[config.method].head and learns(config) == "classes":
         config = config.model_copy(update={"classes": _common_classes(config, plants)})
+    if config.secure_aggregation.enabled:
+        make_identities(home, plants=list(plants), federation=config.name)
     job = _job(config, source.network, list(plants))
     job.write(home)
     warnings = []

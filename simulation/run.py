@@ -22,8 +22,11 @@ from common.config import FederationConfig
 from common.errors import EngineError, StateError
 from common.files import unwritable
 from common.orders import Release
+from server.chain import Place
 from server.events import Event, ReplyArrived, RoundClosed
 from server.federation import Federation
+from server.seals import papers_of
+from simulation.desks import PKI
 from simulation.local import LocalFleet
 from simulation.pictures import Picture, Scene, pictures_of
 from simulation.pooled import Pooled, train_pooled
@@ -260,7 +263,7 @@ def _hold_rounds(prepared: Prepared, *, plan: Plan, workers: Workers, watch: Wat
         return
     fleet = LocalFleet(prepared.home, plants=list(prepared.plants), workers=workers)
     Federation(
-        prepared.home,
+        Place(home=prepared.home, papers=lambda: papers_of(prepared.home / PKI)),
         fleet=fleet,
         config=job.config,
         source=job.source,

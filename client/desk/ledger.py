@@ -52,6 +52,19 @@ CREATE INDEX answers_at ON answers (at);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL, at TEXT NOT NULL);
 """
 
+#: Of secure sums (`client.desk.contributions`, `client.desk.peers`); made where they are missing,
+#: so that a ledger from before them stays good.
+_SUMS = """
+CREATE TABLE IF NOT EXISTS sessions (
+    federation TEXT NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    PRIMARY KEY (federation, run, round)
+);
+CREATE TABLE IF NOT EXISTS contributions (release TEXT PRIMARY KEY, sent INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS peers (
+    fingerprint TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, since TEXT NOT NULL
+);
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -146,6 +159,20 @@ class Ledger:
                     f"{self.path} must be of version {VERSION}, got {version}; use the program "
                     "that wrote it"
                 )
+            database.executescript(f"BEGIN IMMEDIATE;{_SUMS}COMMIT")
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Open the file to read."""
+        with self.open() as database:
+            yield database
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Open the file to write one transaction; it is on disk when this ends."""
+        with self.open() as database, database:
+            database.execute("BEGIN IMMEDIATE")
+            yield database
 
     def _make(self) -> None:
         """Make the file beside its place, so that nobody reads one without tables."""

@@ -28,6 +28,7 @@ PROTECTION: dict[str, Callable[[FederationConfig], bool]] = {
     "validate": lambda config: True,  # always on: nothing that is not finite leaves the plant
     "record-privacy": lambda config: config.privacy.unit == "record",
     "plant-privacy": lambda config: config.privacy.unit == "plant",
+    "secure-aggregation": lambda config: config.secure_aggregation.enabled,
 }
 
 

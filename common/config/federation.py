@@ -35,6 +35,7 @@ RuleName = Literal[
     "multi_krum",
     "bulyan",
 ]
+FEWEST_SUMMED = 3  #: plants of a secure sum
 BatchNorm = Literal["frozen", "adapt", "train"]
 
 
@@ -144,6 +145,27 @@ class ServerConfig(Section):
     )
 
 
+class SecureAggregationConfig(Section):
+    """Secure aggregation: the centre learns the sum of the updates, and none of them."""
+
+    enabled: bool = Field(
+        False,
+        description="Sum under masks. Needs three plants or more; each must have accepted the "
+        "others (`transferline-plant peers`). In simulation they accept each other.",
+    )
+    bits: int = Field(
+        24, ge=2, le=32, description="Fixed-point bits of one value; with 24 nothing is lost."
+    )
+    bound: Positive = Field(
+        1.0, description="Values of an update beyond it are clipped at the plant, and counted."
+    )
+    stage_deadline: Positive = Field(
+        60.0,
+        description="Seconds for each message of the protocol beside training: keys, shares, who "
+        "is left, unmasking. Who does not answer by then has dropped out.",
+    )
+
+
 class PlantSection(Section):
     """What the simulation should know of one plant."""
 
@@ -231,6 +253,9 @@ class FederationConfig(Section):
     server: ServerConfig = Field(default_factory=lambda: ServerConfig())
     update: UpdateConfig = Field(default_factory=lambda: UpdateConfig())
     privacy: PrivacyConfig = Field(default_factory=lambda: PrivacyConfig())
+    secure_aggregation: SecureAggregationConfig = Field(
+        default_factory=lambda: SecureAggregationConfig()
+    )
     plants: dict[str, PlantSection] = Field(
         default_factory=dict, description="Per plant, by folder name."
     )
@@ -296,6 +321,27 @@ class FederationConfig(Section):
             raise ValueError(
                 f"min_plants must be at least {fewest} ({rule.formula}) for server.rule "
                 f"{server.rule!r} with server.faulty {server.faulty}, got {self.min_plants}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_sum_hides_one_among_three(self) -> Self:
+        if self.secure_aggregation.enabled and self.min_plants < FEWEST_SUMMED:
+            raise ValueError(
+                f"min_plants must be at least {FEWEST_SUMMED} with secure_aggregation.enabled, got "
+                f"{self.min_plants}: a sum of two tells each the other's update"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_sum_needs_a_form_that_adds_up(self) -> Self:
+        update = self.update
+        sums = update.form == "fp32" or (update.form == "coordinates" and update.values == "fp32")
+        if self.secure_aggregation.enabled and not sums:
+            raise ValueError(
+                "update.form must be fp32, or coordinates with update.values = fp32, with "
+                f"secure_aggregation.enabled, got {update.form} with {update.values}: the values "
+                "become fixed point under the masks, and only these can be added unseen"
             )
         return self
 

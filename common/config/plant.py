@@ -48,7 +48,31 @@ class PolicySection(Section):
     methods: Names = Field((), description="Methods allowed; empty means all.")
     backbones: Names = Field((), description="Backbones allowed; empty means all.")
     protection: Names = Field(
-        (), description="Protection that an order must ask for; empty means none is needed."
+        (),
+        description="Protection that an order must ask for; empty means none is needed.",
+        examples=[("secure-aggregation",)],
+    )
+    sum_cohort: int | None = Field(
+        None,
+        ge=3,
+        le=100,
+        description="Fewest plants of a secure sum, this one included; default: a little over two "
+        "thirds of the plants accepted here and this one, 3 at least.",
+    )
+    sum_bound: float = Field(
+        10.0, gt=0, description="Largest bound of a value that a secure sum may ask for."
+    )
+    sum_weight: int = Field(
+        1_000_000, ge=1, description="Largest `server.max_weight` that a secure sum may ask for."
+    )
+    sum_bits: int = Field(
+        32, ge=2, le=32, description="Most bits of a value that a secure sum may ask for."
+    )
+    contributions_per_release: int = Field(
+        4,
+        ge=1,
+        description="How often an update of one release may be sent under masks: two sums with "
+        "other survivors can be subtracted. A round that is broken off counts too.",
     )
     hours: Hours = Field(
         "",

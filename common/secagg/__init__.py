@@ -23,5 +23,6 @@ snapshot of a plant.
 `terms`        the signed order to sum
 `member`       a plant's state machine
 `coordinator`  the centre's side
+`messages`     how all of it travels
 =============  ==================================================================
 """

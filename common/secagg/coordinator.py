@@ -117,12 +117,19 @@ class Coordinator:
         self._terms = terms
         self._sum = np.zeros(terms.encoding.words, np.uint64)
 
-    def take_masked(self, text: str, words: Words) -> bytes:
-        """Add one masked vector to the sum; return the plant."""
+    def take_masked(self, text: str, words: Words, *, by: bytes | None = None) -> bytes:
+        """Add one masked vector to the sum; return the plant.
+
+        Parameters
+        ----------
+        by : the plant that it must be from; None for any of the cohort.
+        """
         terms, total = self._terms, self._sum
         assert terms is not None
         assert total is not None
         plant, fields = self._open(text, MASKED)
+        if by is not None and plant != by:
+            raise AggregationError("a vector must be signed by the plant that sends it")
         if plant not in terms.cohort or plant in self._masked:
             raise AggregationError("a vector must come once from each plant of the cohort")
         if raw(fields, "order", size=32) != terms.hash:

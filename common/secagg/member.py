@@ -88,6 +88,7 @@ class Session:
     sid : must be later than any that this plant took part in.
     signer : the plant's identity.
     trust : the pinned CA.
+    limits : what the plant demands; the plant may change it, the session looks at each step.
     now : the time; passed in, so that expiry can be tested.
 
     Raises
@@ -110,7 +111,7 @@ class Session:
     ) -> None:
         record.begin(sid)
         self.sid, self.state = sid, State.ADVERTISED
-        self._signer, self._trust, self._limits = signer, trust, limits
+        self._signer, self._trust, self.limits = signer, trust, limits
         self._record, self._now = record, now
         self._plant = bytes.fromhex(signer.fingerprint)
         self._secrets: Secrets | None = Secrets.draw()
@@ -141,6 +142,14 @@ class Session:
                 boxes[advert.plant.hex()] = encrypt(key, b + s, about=about).hex()
             self._roster, self.state = roster, State.SHARED
             return self._seal(SHARES, {"roster": roster.hash.hex(), "boxes": boxes})
+
+    def examine(self, order: str, *, boxes: Mapping[str, str]) -> Terms:
+        """Check an order and its ciphertexts before anything is trained for it."""
+        with self._step(State.SHARED) as secrets:
+            terms = Terms.read(order, trust=self._trust, at=self._now())
+            self._check_terms(terms)
+            self._open(terms, boxes, secrets)
+            return terms
 
     def mask(
         self,
@@ -177,6 +186,19 @@ class Session:
             self._terms, self._received = terms, received
             self.state, self._secrets = State.MASKED, None
             return words, self._seal(MASKED, {"order": terms.hash.hex(), "payload": hash_of(words)})
+
+    def concerns(self, request: str, *, kind: str) -> bool:
+        """Whether a signed request is for this session; what it asks is not checked here.
+
+        Raises
+        ------
+        IdentityError
+            If the centre did not sign it.
+        """
+        if request in self._answered:
+            return True
+        sealed = open_seal(request, kind=kind, trust=self._trust, role=Role.RELEASE, at=self._now())
+        return sealed.fields.get("sid") == asdict(self.sid)
 
     def confirm(self, request: str) -> str:
         """Sign the set of survivors; one set a session."""
@@ -262,14 +284,14 @@ class Session:
     def _check_roster(self, roster: Roster) -> None:
         if self._plant not in roster.plants or roster.advert(self._plant).text != self.advert:
             raise AggregationError("set-up must hold this plant's own advert as it was sent")
-        fewest = max(FEWEST, self._limits.minimum_cohort)
+        fewest = max(FEWEST, self.limits.minimum_cohort)
         if len(roster.plants) < fewest:
             raise AggregationError(
                 f"a sum must have at least {fewest} plants, got {len(roster.plants)}; "
                 "policy.minimum_cohort in plant.toml"
             )
         for advert in roster.adverts:
-            known = advert.plant == self._plant or advert.plant.hex() in self._limits.accepted
+            known = advert.plant == self._plant or advert.plant.hex() in self.limits.accepted
             if not known:
                 raise AggregationError(
                     f"plant {advert.name} ({advert.plant.hex()[:12]}) must be accepted here before "
@@ -277,7 +299,7 @@ class Session:
                 )
 
     def _check_terms(self, terms: Terms) -> None:
-        roster, limits = self._roster, self._limits
+        roster, limits = self._roster, self.limits
         assert roster is not None
         if (terms.sid, terms.roster) != (self.sid, roster.hash):
             raise AggregationError("order must be for this session and this roster, got another")
@@ -334,7 +356,7 @@ class Session:
         if said.get("sid") != asdict(self.sid) or raw(said, "order", size=32) != terms.hash:
             raise AggregationError("request must be for this session and order, got another")
         survivors = plants_of(said, "survivors")
-        fewest = max(roster.threshold, self._limits.minimum_cohort)
+        fewest = max(roster.threshold, self.limits.minimum_cohort)
         if not set(survivors) <= set(terms.cohort) or self._plant not in survivors:
             raise AggregationError("survivors must be of the cohort and hold this plant")
         if len(survivors) < fewest:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.config import FederationConfig
 from common.errors import UpdateError
 from common.orders import Kind, Order, Outcome, Release, Reply
+from common.secagg.messages import Call, Said
 from common.update import Schema, Vector
 from common.wire.parts import HEAD_LIMIT, VECTOR_LIMIT, Parts
 
@@ -60,6 +61,7 @@ class _OrderFields(BaseModel):
 class _OrderHead(_Head):
     order: _OrderFields
     release: _ReleaseFields
+    beside: str = Field("", max_length=HEAD_LIMIT)
 
 
 class _ReplyFields(BaseModel):
@@ -78,6 +80,7 @@ class _ReplyFields(BaseModel):
     ]
     seconds: Annotated[dict[Name, Seconds], Field(max_length=100)]
     notes: Annotated[dict[Name, Any], Field(max_length=100)]
+    beside: str = Field("", max_length=HEAD_LIMIT)
 
 
 class _ReplyHead(_Head):
@@ -88,12 +91,26 @@ class _HelloHead(_Head):
     plant: Name
 
 
-def pack_order(order: Order, release: Release) -> Parts:
-    """Return the parts of an order and the release that goes with it."""
+class _CallHead(_Head):
+    call: str = Field(max_length=HEAD_LIMIT)
+
+
+class _SaidHead(_Head):
+    said: str = Field(max_length=HEAD_LIMIT)
+
+
+def pack_order(order: Order, release: Release, *, beside: str = "") -> Parts:
+    """Return the parts of an order and the release that goes with it.
+
+    Parameters
+    ----------
+    beside : what goes to this plant alone (`common.secagg.messages.Beside`), JSON text.
+    """
     head = {
         "format": FORMAT,
         "order": json.loads(order.to_json()),
         "release": {"number": release.number, "schema": release.schema.to_json()},
+        **({"beside": beside} if beside else {}),
     }
     return Parts(head=json.dumps(head), vector=vector_bytes(release.vector))
 
@@ -120,6 +137,17 @@ def unpack_order(parts: Parts) -> tuple[Order, Release]:
             f"{release.hash[:12]}; it was damaged on its way"
         )
     return order, release
+
+
+def beside_of(head: str) -> str:
+    """Return what goes with an order to this plant alone; "" where there is nothing.
+
+    Raises
+    ------
+    UpdateError
+        If the head is not that of an order.
+    """
+    return _read_head(_OrderHead, head, "order").beside
 
 
 def release_bytes(head: str) -> int:
@@ -153,6 +181,32 @@ def unpack_reply(parts: Parts) -> Reply:
     if parts.vector is not None and len(parts.vector) > VECTOR_LIMIT:
         raise UpdateError(f"update must have at most {VECTOR_LIMIT} bytes, got {len(parts.vector)}")
     return Reply.of(json.dumps(fields.model_dump(mode="json", by_alias=True)), parts.vector)
+
+
+def pack_call(call: Call) -> Parts:
+    """Return the parts of the centre's questions in a secure sum."""
+    return Parts(head=json.dumps({"format": FORMAT, "call": call.to_json()}))
+
+
+def unpack_call(parts: Parts) -> Call:
+    """Check and read the centre's questions.
+
+    Raises
+    ------
+    UpdateError, AggregationError
+        If the parts are none.
+    """
+    return Call.from_json(_read_head(_CallHead, parts.head, "call").call)
+
+
+def pack_said(said: Said) -> Parts:
+    """Return the parts of a plant's answers in a secure sum."""
+    return Parts(head=json.dumps({"format": FORMAT, "said": said.to_json()}))
+
+
+def unpack_said(parts: Parts) -> Said:
+    """Check and read a plant's answers; errors as `unpack_call`."""
+    return Said.from_json(_read_head(_SaidHead, parts.head, "answer").said)
 
 
 def pack_hello(plant: str) -> Parts:

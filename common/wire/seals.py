@@ -25,11 +25,12 @@ from typing import Any
 from common.errors import IdentityError
 from common.orders import Order, Release, Reply
 from common.pki import Certificate, Role, Trust
+from common.secagg.messages import Call
 from common.signing import Sealed, Signer, open_seal, seal
-from common.wire.messages import unpack_order, unpack_reply
+from common.wire.messages import unpack_call, unpack_order, unpack_reply
 from common.wire.parts import HEAD_LIMIT, VECTOR_LIMIT, Parts
 
-ORDER, UPDATE = "order", "update"
+ORDER, UPDATE, CALL = "order", "update", "secagg call"
 
 
 def seal_order(parts: Parts, order: Order, *, signer: Signer) -> Parts:
@@ -71,6 +72,29 @@ def check_order(parts: Parts, *, trust: Trust, at: datetime) -> Sealed:
     sealed = open_seal(parts.seal, kind=ORDER, trust=trust, role=Role.RELEASE, at=at)
     _check_payload(sealed.fields.get("head"), parts.head, None, ORDER)
     return sealed
+
+
+def seal_call(parts: Parts, *, plant: str, signer: Signer) -> Parts:
+    """Return the parts of a packed call with the centre's envelope, for one plant."""
+    fields = {"plant": plant, "head": _digest(parts.head, None)}
+    return replace(parts, seal=seal(CALL, fields, signer=signer))
+
+
+def open_call(parts: Parts, *, plant: str, trust: Trust, at: datetime) -> Call:
+    """Verify and read a call.
+
+    Raises
+    ------
+    IdentityError
+        If the centre did not sign exactly this for this plant.
+    UpdateError, AggregationError
+        If what it signed is no call.
+    """
+    said = open_seal(parts.seal, kind=CALL, trust=trust, role=Role.RELEASE, at=at).fields
+    if said.get("plant") != plant:
+        raise IdentityError(f"call must be for {plant}, got one for another plant")
+    _check_payload(said.get("head"), parts.head, None, CALL)
+    return unpack_call(parts)
 
 
 def seal_reply(parts: Parts, reply: Reply, *, nonce: str, signer: Signer) -> Parts:

@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent
 _FIRST = "0001"
 
 #: Every revision, oldest first.
-KNOWN = (_FIRST, REVISION)
+KNOWN = (_FIRST, "0002", REVISION)
 
 
 def upgrade(connection: Connection, *, found: str | None, name: str) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
 #: The revision of `server.migrations` that makes these tables.
-REVISION = "0002"
+REVISION = "0003"
 
 #: What becomes of a round.
 OPEN, COMMITTED, SKIPPED = "open", "committed", "skipped"
@@ -105,7 +105,13 @@ class RunRow(Base):
 
 
 class RoundRow(Base):
-    """One order and what came of it. ``result`` is the hash of the release in force after it."""
+    """One order and what came of it.
+
+    Attributes
+    ----------
+    result : hash of the release in force after it.
+    summed : what became of its secure sum (`server.summing`); empty without one.
+    """
 
     __tablename__ = "rounds"
 
@@ -119,12 +125,28 @@ class RoundRow(Base):
     result: Mapped[str] = mapped_column(default="")
     seconds: Mapped[float] = mapped_column(default=0.0)
     refused: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    summed: Mapped[dict[str, Any]] = mapped_column(default=dict)
     started: Mapped[str]
     replies: Mapped[list[ReplyRow]] = relationship(lazy="selectin", order_by="ReplyRow.plant")
 
 
+class AttemptRow(Base):
+    """How many sessions of a secure sum were begun for a round; stored before one is used."""
+
+    __tablename__ = "attempts"
+
+    run: Mapped[str] = mapped_column(ForeignKey("runs.name"), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    begun: Mapped[int]
+
+
 class ReplyRow(Base):
-    """What one plant answered. ``weight`` is what it counted for; 0 if it was not counted."""
+    """What one plant answered.
+
+    Attributes
+    ----------
+    weight : what it counted for; 0 if it was not counted, or its weight was under a mask.
+    """
 
     __tablename__ = "replies"
     __table_args__ = (ForeignKeyConstraint(["run", "round"], ["rounds.run", "rounds.number"]),)

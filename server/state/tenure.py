@@ -22,6 +22,7 @@ from server.state.tables import (
     ENROLLED,
     RUNNING,
     STOPPING,
+    AttemptRow,
     PlantRow,
     ReleaseRow,
     ReplyRow,
@@ -126,6 +127,19 @@ class Tenure:
         """Store the order before it goes out, so that a resumed run asks the same again."""
         with self._writing() as session:
             session.merge(row)
+
+    def next_attempt(self, number: int) -> int:
+        """Return a number for a session of a round's secure sum that was never given before.
+
+        It is stored when this returns, so that a program that takes the run over goes on from it.
+        """
+        with self._writing() as session:
+            row = session.get(AttemptRow, (self._run, number))
+            if row is None:
+                row = AttemptRow(run=self._run, round=number, begun=0)
+                session.add(row)
+            row.begun += 1
+            return row.begun - 1
 
     def close(
         self,

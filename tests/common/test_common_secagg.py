@@ -452,7 +452,7 @@ def test_an_order_beyond_the_plants_limits_is_refused(
 ) -> None:
     meeting = Meeting(4)
     plant, one = first(meeting)
-    object.__setattr__(one, "_limits", Limits(**{**vars(one._limits), **limits}))  # type: ignore[arg-type]
+    object.__setattr__(one, "limits", Limits(**{**vars(one.limits), **limits}))  # type: ignore[arg-type]
     meeting.share()
     terms = meeting.order()
     with refused(one, match=match):
