@@ -14,6 +14,8 @@ from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
+from simulation import notation
+from simulation.notation import Notation, per_cent
 from simulation.results import Interval
 
 Points = Sequence[tuple[float, float]]
@@ -54,28 +56,27 @@ class Scale:
 SHARES = Scale(low=0.0, high=1.0, step=0.25)
 
 
-def per_cent(value: float) -> str:
-    """Return a share as per cent with one decimal: ``87.3``."""
-    return f"{100 * value:.1f}".replace("-0.0", "0.0").replace("-", "−")
-
-
-def points(value: float) -> str:
-    """Return a difference of shares as signed percentage points: ``+2.3``, ``−0.4``, ``0.0``."""
-    figure = f"{100 * value:+.1f}"
-    return "0.0" if figure in ("+0.0", "-0.0") else figure.replace("-", "−")
-
-
-def bar(interval: Interval, *, label: str, kind: str = "") -> Markup:
-    """Draw a bar from 0 to 100 % with its interval as a whisker."""
+def bar(
+    interval: Interval,
+    *,
+    label: str,
+    kind: str = "",
+    scale: Scale = SHARES,
+    told: Notation = notation.SHARES,
+) -> Markup:
+    """Draw a bar from zero with its interval as a whisker; of shares from 0 to 100 %."""
     svg = _svg(
         14,
-        f"{label}: {per_cent(interval.value)} %, 95 % interval {per_cent(interval.low)} to "
-        f"{per_cent(interval.high)} %",
+        f"{label}: {told.score(interval.value)}{told.unit}, 95 % interval "
+        f"{told.score(interval.low)} to {told.score(interval.high)}{told.unit}",
         kind=f"bar {kind}",
     )
     _add(svg, "rect", kind="track", x="0", y="2", width="100%", height="10")
-    _add(svg, "rect", kind="fill", x="0", y="2", width=f"{SHARES(interval.value)}%", height="10")
-    _whisker(svg, interval, SHARES, middle=7)
+    zero, end = sorted((scale(0.0), scale(interval.value)))
+    start = f"{zero}%" if zero else "0"
+    width = f"{round(end - zero, 2)}%"
+    _add(svg, "rect", kind="fill", x=start, y="2", width=width, height="10")
+    _whisker(svg, interval, scale, middle=7)
     return _markup(svg)
 
 
@@ -87,12 +88,14 @@ def share(value: float, *, label: str) -> Markup:
     return _markup(svg)
 
 
-def forest(interval: Interval, *, scale: Scale, label: str) -> Markup:
+def forest(
+    interval: Interval, *, scale: Scale, label: str, told: Notation = notation.SHARES
+) -> Markup:
     """Draw a difference as a dot with its interval beside a line at zero."""
     svg = _svg(
         18,
-        f"{label}: {points(interval.value)} points, 95 % interval {points(interval.low)} to "
-        f"{points(interval.high)}",
+        f"{label}: {told.change(interval.value)}{told.points}, 95 % interval "
+        f"{told.change(interval.low)} to {told.change(interval.high)}",
         kind="forest",
     )
     _line(svg, x=scale(0.0), top=0, bottom=18, kind="zero")
@@ -102,20 +105,27 @@ def forest(interval: Interval, *, scale: Scale, label: str) -> Markup:
     return _markup(svg)
 
 
-def axis(scale: Scale) -> Markup:
+def axis(scale: Scale, *, told: Notation = notation.SHARES) -> Markup:
     """Draw the ends and the zero of a scale of differences, as the head of `forest` charts."""
-    svg = _svg(16, f"Axis from {points(scale.low)} to {points(scale.high)} points", kind="axis")
+    words = f"Axis from {told.change(scale.low)} to {told.change(scale.high)}{told.points}"
+    svg = _svg(16, words, kind="axis")
     for value in sorted({scale.low, 0.0, scale.high}):
         place = scale(value)
         _line(svg, x=place, top=12, bottom=16, kind="grid")
         crowded = value != 0 and abs(place - scale(0.0)) < 12
         if not crowded:
-            _text(svg, points(value).removesuffix(".0"), x=f"{place}%", y="9", anchor="middle")
+            _text(svg, told.change(value).removesuffix(".0"), x=f"{place}%", y="9", anchor="middle")
     return _markup(svg)
 
 
 def curves(
-    lines: Mapping[str, Points], *, scale: Scale, last: int, label: str, height: int = 130
+    lines: Mapping[str, Points],
+    *,
+    scale: Scale,
+    last: int,
+    label: str,
+    height: int = 130,
+    told: Notation = notation.SHARES,
 ) -> Markup:
     """Draw scores by round.
 
@@ -128,12 +138,11 @@ def curves(
     last
         Number of the last round on the axis; the first is 1.
     """
-    svg = _svg(height + 18, _spoken(label, lines), kind="curves")
+    svg = _svg(height + 18, _spoken(label, lines, told), kind="curves")
     for tick in scale.ticks:
         level = round(height * (1 - scale(tick) / 100), 1)
         _add(svg, "line", kind="grid", x1="0", x2="100%", y1=str(level), y2=str(level))
-        digits = 0 if scale.step >= 0.01 else 1
-        _text(svg, f"{100 * tick:.{digits}f}", x="-6", y=str(level + 4), anchor="end")
+        _text(svg, _tick(tick, scale, told), x="-6", y=str(level + 4), anchor="end")
     rounds = Scale(low=1, high=max(last, 2), step=1)
     _text(svg, "round 1", x="0", y=str(height + 15), anchor="start")
     if last > 1:
@@ -153,9 +162,16 @@ def curves(
     return _markup(svg)
 
 
-def _spoken(label: str, lines: Mapping[str, Points]) -> str:
+def _tick(value: float, scale: Scale, told: Notation) -> str:
+    """Write a figure beside the axis as shortly as its steps allow."""
+    if told.share:
+        return f"{100 * value:.{0 if scale.step >= 0.01 else 1}f}"
+    return f"{value:.{max(0, math.ceil(-math.log10(scale.step) - 1e-9))}f}"
+
+
+def _spoken(label: str, lines: Mapping[str, Points], told: Notation) -> str:
     ends = [
-        f"{kind.split()[-1]} from {per_cent(line[0][1])} to {per_cent(line[-1][1])} %"
+        f"{kind.split()[-1]} from {told.score(line[0][1])} to {told.score(line[-1][1])}{told.unit}"
         for kind, line in lines.items()
         if line and "faint" not in kind
     ]

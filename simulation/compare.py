@@ -13,6 +13,7 @@ from pathlib import Path
 from client.methods import ALONE, FEDERATED
 from client.tasks.metrics import Prediction, interval, mean_interval
 from common.errors import ConfigError
+from common.tasks import measure_of
 from simulation.collect import collect
 from simulation.report import write_comparison, write_report
 from simulation.results import Comparison, Results, save_results
@@ -44,11 +45,15 @@ def compare(plan: Plan, methods: Sequence[str], *, watch: Watch) -> Comparison:
         As `simulation.run.run`; with an unknown method too.
     """
     check_methods(methods)
+    measure = measure_of(plan.config)
     alone = tuple(dict.fromkeys(["head_only", "local", *(m for m in methods if m in ALONE)]))
     base = replace(plan, out=plan.out / "runs" / "alone", alone=alone, together=False)
     runs = run(base, watch=watch)
     scores: dict[str, object] = {
-        name: _scores({p: [r.judged[p].predictions[name] for r in runs] for p in runs[0].judged})
+        name: _scores(
+            {p: [r.judged[p].predictions[name] for r in runs] for p in runs[0].judged},
+            measure.name,
+        )
         for name in methods
         if name in ALONE
     }
@@ -56,10 +61,14 @@ def compare(plan: Plan, methods: Sequence[str], *, watch: Watch) -> Comparison:
     for name in (m for m in methods if m in FEDERATED):
         watch("method", 0, 0, name)
         results[name], found = _one(plan, name, start=base.out, watch=watch)
-        scores[name] = _both(found)
+        scores[name] = _both(found, measure.name)
     comparison = Comparison.model_validate(
         {
             "name": plan.config.name,
+            "metric": measure.name,
+            "word": measure.word,
+            "lower": measure.lower,
+            "share": measure.share,
             "seeds": list(plan.all_seeds),
             "methods": {name: scores[name] for name in methods},
             "runs": {name: f"runs/{name}/results.json" for name in results},
@@ -81,17 +90,19 @@ def _one(plan: Plan, name: str, *, start: Path, watch: Watch) -> tuple[Results, 
     return results, runs
 
 
-def _both(runs: Sequence[SeedRun]) -> dict[str, object]:
+def _both(runs: Sequence[SeedRun], metric: str) -> dict[str, object]:
     """Scores before and after the no-harm rule."""
     before, after = (
-        _scores({p: [r.judged[p].predictions[variant] for r in runs] for p in runs[0].judged})
+        _scores(
+            {p: [r.judged[p].predictions[variant] for r in runs] for p in runs[0].judged}, metric
+        )
         for variant in ("federated", "deployed")
     )
     return {**before, "deployed": after}
 
 
-def _scores(runs: Runs) -> dict[str, object]:
+def _scores(runs: Runs, metric: str) -> dict[str, object]:
     return {
-        "plants": {plant: asdict(interval(found)) for plant, found in runs.items()},
-        "mean": asdict(mean_interval(list(runs.values()))),
+        "plants": {plant: asdict(interval(found, metric=metric)) for plant, found in runs.items()},
+        "mean": asdict(mean_interval(list(runs.values()), metric=metric)),
     }

@@ -17,6 +17,7 @@ from common.config import FederationConfig, PlantConfig, PlantSection
 from common.errors import DataError, StateError
 from common.files import write_json
 from common.orders import Release
+from common.tasks import measure_of
 from common.update import Schema
 from server.releases import read_manifest, read_release
 
@@ -74,7 +75,7 @@ def onboard(
             except DataError as error:
                 problem = str(error)
                 break
-        rows.append(_row(count, found, problem))
+        rows.append(_row(count, found, problem, measure_of(config).name))
     if all(row.problem for row in rows):
         raise DataError(rows[0].problem)
     write_json(
@@ -84,14 +85,14 @@ def onboard(
     return rows
 
 
-def _row(count: int, found: dict[str, list[Prediction]], problem: str) -> Onboarding:
+def _row(count: int, found: dict[str, list[Prediction]], problem: str, metric: str) -> Onboarding:
     if problem:
         return Onboarding(labels=count, problem=problem)
     return Onboarding(
         labels=count,
-        source=interval(found["source"]),
-        release=interval(found["release"]),
-        gain=paired_interval(found["release"], found["source"]),
+        source=interval(found["source"], metric=metric),
+        release=interval(found["release"], metric=metric),
+        gain=paired_interval(found["release"], found["source"], metric=metric),
     )
 
 
@@ -120,7 +121,7 @@ def _source(config: FederationConfig, base: Path) -> tuple[FederationConfig, Rel
     source = load_source(config, base=base)
     config = config.model_copy(update={"mean": source.mean, "std": source.std, "classes": ()})
     tensors = read_tensors(source.network)
-    schema = Schema.of({n: v for n, v in tensors.items() if not n.startswith("head.")})
+    schema = Schema.of({n: v for n, v in tensors.items() if not n.startswith(("head.", "stem."))})
     vector = schema.flatten({name: tensors[name] for name in schema.shapes})
     return config, Release(number=0, schema=schema, vector=vector)
 

@@ -8,8 +8,9 @@ sets methods side by side; `simulation.table` is the same in a terminal.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +20,8 @@ from markupsafe import Markup, escape
 
 from common.files import write_atomic
 from simulation import charts
-from simulation.charts import Scale, per_cent, points
+from simulation.charts import SHARES, Scale
+from simulation.notation import Notation, per_cent, plain, points
 from simulation.results import (
     VARIANTS,
     Comparison,
@@ -30,6 +32,7 @@ from simulation.results import (
 from simulation.story import adopted, best, compare_story, harmed, names, story, verdict
 
 WORDS = {name: name.replace("_", " ").capitalize() for name in VARIANTS}
+#: Words for test figures that are shares; and for others.
 FIGURES = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -37,16 +40,17 @@ FIGURES = {
     "auroc": "AUROC",
     "escape_rate": "Escape rate",
 }
+NUMBERS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "bias": "Bias"}
 TERMS = {
     "Head only": "a new last layer on frozen features of the source weights; nothing is shared.",
-    "Local": "fine-tuned at the plant on its own images alone: what it has without joining.",
+    "Local": "fine-tuned at the plant on its own data alone: what it has without joining.",
     "Federated": "from the last shared release, as the method says.",
-    "Pooled": "trained on all plants' images in one place: a bound that only a simulation has.",
-    "Deployed": "what the plant runs: it takes the shared model only if its own validation images "
-    "show that it is no worse, else it keeps the local one.",
-    "Gain": "deployed minus local on the same test images. The interval is paired; where it holds "
-    "zero, the difference may be chance.",
-    "95 % interval": "from resampling the test images; a single new run may fall outside.",
+    "Pooled": "trained on all plants' data in one place: a bound that only a simulation has.",
+    "Deployed": "what the plant runs: it takes the shared model only if its own validation "
+    "examples show that it is no worse, else it keeps the local one.",
+    "Gain": "by how much deployed is better than local on the same test examples. The interval is "
+    "paired; where it holds zero, the difference may be chance.",
+    "95 % interval": "from resampling the test examples; a single new run may fall outside.",
     "Bytes": "what the learning itself sends; the engine adds its own headers.",
 }
 Lines = dict[str, list[tuple[float, float]]]
@@ -73,17 +77,19 @@ def write_report(results: Results, path: Path) -> None:
     """
     learning = {name: lines for name in results.plants if (lines := _learning(results, name))}
     gains = [results.gain, *(plant.gain for plant in results.plants.values())]
-    page = _environment().get_template("run.html.j2")
+    known = [getattr(plant, name) for plant in results.plants.values() for name in VARIANTS]
+    page = _environment(results, known).get_template("run.html.j2")
     text = page.render(
         results=results,
         story=story(results),
-        metric=results.metric.replace("_", " "),
+        metric=results.word,
+        things="images" if results.task.startswith("image") else "examples",
         variants={
             name: word
             for name, word in WORDS.items()
             if name != "pooled" or any(plant.pooled for plant in results.plants.values())
         },
-        figures=FIGURES,
+        figures=_figures(results),
         terms=TERMS,
         gains=_around(gains),
         learning=learning,
@@ -117,11 +123,16 @@ def write_comparison(
         if (lines := _mean_learning(results))
     }
     gains = [results.gain for results in results_by_method.values()]
-    page = _environment().get_template("compare.html.j2")
+    known = [
+        one
+        for scores in compare.methods.values()
+        for one in (scores.deployed or scores).plants.values()
+    ]
+    page = _environment(compare, known).get_template("compare.html.j2")
     text = page.render(
         compare=compare,
         runs=results_by_method,
-        metric=compare.metric.replace("_", " "),
+        metric=compare.word,
         story=compare_story(compare, results_by_method),
         final={name: scores.deployed or scores for name, scores in compare.methods.items()},
         best=best(compare),
@@ -183,7 +194,11 @@ def counted(count: int, word: str, several: str = "") -> str:
     return f"{count} {word if count == 1 else several or word + 's'}"
 
 
-def _environment() -> Environment:
+def _environment(found: Results | Comparison, known: Sequence[Interval | None]) -> Environment:
+    """Return the templates, with scores written and drawn as this run's measure asks."""
+    told = Notation(share=found.share, lower=found.lower)
+    ends = [end for one in known if one is not None for end in (one.low, one.high)]
+    scale = SHARES if found.share else Scale.around([0.0, *ends])
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -194,6 +209,9 @@ def _environment() -> Environment:
     environment.filters.update(
         per_cent=per_cent,
         points=points,
+        plain=plain,
+        score=told.score,
+        change=told.change,
         verdict=verdict,
         adopted=adopted,
         counted=counted,
@@ -204,13 +222,24 @@ def _environment() -> Environment:
         pretty=lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
     )
     environment.globals.update(
-        axis=charts.axis,
-        bar=charts.bar,
+        told=told,
+        axis=partial(charts.axis, told=told),
+        bar=partial(charts.bar, told=told, scale=scale),
+        bars=f"0 to 100{told.unit}" if found.share else f"from 0 to {plain(scale.high)}",
         share=charts.share,
-        forest=charts.forest,
-        curves=charts.curves,
+        forest=partial(charts.forest, told=told),
+        curves=partial(charts.curves, told=told),
     )
     return environment
+
+
+def _figures(results: Results) -> dict[str, str]:
+    """Return words for the test figures of a run; scores that have no word keep their name."""
+    names = {n for p in results.plants.values() for m in p.metrics.values() for n in m}
+    words = FIGURES | NUMBERS
+    known = [name for name in words if name in names]
+    others = sorted(names - words.keys() - {"loss"})
+    return {name: words.get(name, name.replace("_", " ")) for name in [*known, *others]}
 
 
 def _soft(name: str) -> Markup:

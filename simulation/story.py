@@ -8,86 +8,100 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from simulation.charts import per_cent, points
+from simulation.notation import Notation
 from simulation.results import Comparison, Deployed, Interval, Results, Scores
 
 RISK = 0.01
-"""A loss that cannot be ruled out is named from here on, as a share."""
+"""A loss that cannot be ruled out is named from here on: as a share, or of the mean score."""
 
 
 def story(results: Results) -> list[str]:
     """Return what joining gave, in a few sentences; the first is the headline."""
-    gain, mean, metric = results.gain, results.mean, results.metric.replace("_", " ")
+    gain, mean, metric = results.gain, results.mean, results.word
+    told = Notation(share=results.share, lower=results.lower)
     average = " on average" if len(results.plants) > 1 else ""
     if all(plant.deployed.source == "local" for plant in results.plants.values()):
         first = f"Joining changed nothing: every plant runs its local model ({metric} "
-        first += f"{per_cent(mean.deployed.value)} %{average})."
+        first += f"{told.score(mean.deployed.value)}{told.unit}{average})."
     else:
-        span = f"95 % interval {points(gain.low)} to {points(gain.high)}"
-        ends = f"from {per_cent(mean.local.value)} to {per_cent(mean.deployed.value)} %"
-        size = f"{per_cent(abs(gain.value))} points"
+        span = f"95 % interval {told.change(gain.low)} to {told.change(gain.high)}"
+        ends = (
+            f"from {told.score(mean.local.value)} to {told.score(mean.deployed.value)}{told.unit}"
+        )
+        size = f"{told.score(abs(gain.value))}{told.points}"
+        better, worse = ("bettered", "worsened") if results.lower else ("raised", "lowered")
         if gain.low > 0:
-            first = f"Joining raised {metric} by {size}{average}, {ends} ({span})."
+            first = f"Joining {better} {metric} by {size}{average}, {ends} ({span})."
         elif gain.high < 0:
-            first = f"Joining lowered {metric} by {size}{average}, {ends} ({span})."
+            first = f"Joining {worse} {metric} by {size}{average}, {ends} ({span})."
         else:
             first = (
-                f"Joining made no clear difference: {metric} moved by {points(gain.value)} "
-                f"points{average}, {ends} ({span})."
+                f"Joining made no clear difference: {metric} moved by {told.change(gain.value)}"
+                f"{told.points}{average}, {ends} ({span})."
             )
     return [first, *_plants_story(results)]
 
 
 def _plants_story(results: Results) -> Iterator[str]:
     plants = results.plants
+    told = Notation(share=results.share, lower=results.lower)
+    risk = RISK if results.share else RISK * abs(results.mean.local.value)
     worst = min(plants, key=lambda name: (plants[name].gain.value, plants[name].gain.low))
     gain = plants[worst].gain
     if len(plants) > 1:
         clear = sum(plant.gain.low > 0 for plant in plants.values())
         yield (
             f"The gain is clear at {clear} of {len(plants)} plants. The smallest is at {worst}: "
-            f"{points(gain.value)} points ({points(gain.low)} to {points(gain.high)})."
+            f"{told.change(gain.value)}{told.points} ({told.change(gain.low)} to "
+            f"{told.change(gain.high)})."
         )
     hurt = harmed(results)
     if hurt:
         yield f"Harmed, beyond noise: {names(hurt)}."
     else:
         yield "No plant is worse off by more than noise."
-    risky = [name for name, plant in plants.items() if plant.gain.low < -RISK]
+    risky = [name for name, plant in plants.items() if plant.gain.low < -risk]
     if risky := [name for name in risky if name not in hurt]:
+        loss = f"{100 * RISK:.0f} point" if results.share else told.score(risk)
         yield (
-            f"A loss of more than {100 * RISK:.0f} point cannot be ruled out at {names(risky)}: "
+            f"A loss of more than {loss} cannot be ruled out at {names(risky)}: "
             "the lower end of the gain's interval is below that."
         )
 
 
 def compare_story(compare: Comparison, runs: Mapping[str, Results]) -> list[str]:
     """Return which method is best on average, and what that is against local."""
-    metric, first = compare.metric.replace("_", " "), best(compare)
+    metric, first = compare.word, best(compare)
+    told = Notation(share=compare.share, lower=compare.lower)
     scores = compare.methods[first]
     top = (scores.deployed or scores).mean
     lines = [
-        f"{first} has the highest mean {metric}: {per_cent(top.value)} % "
-        f"(95 % interval {per_cent(top.low)} to {per_cent(top.high)})."
+        f"{first} has the {'lowest' if compare.lower else 'highest'} mean {metric}: "
+        f"{told.score(top.value)}{told.unit} "
+        f"(95 % interval {told.score(top.low)} to {told.score(top.high)})."
     ]
     if first in runs:
         gain = runs[first].gain
         lines.append(
-            f"Against each plant alone: {points(gain.value)} points "
-            f"({points(gain.low)} to {points(gain.high)}, paired)."
+            f"Against each plant alone: {told.change(gain.value)}{told.points} "
+            f"({told.change(gain.low)} to {told.change(gain.high)}, paired)."
         )
     others = [
         name
         for name, other in compare.methods.items()
         if name != first
         and not (name == "local" and first in runs)
-        and (other.deployed or other).mean.high >= top.low
+        and _meet((other.deployed or other).mean, top)
     ]
     if others:
         lines.append(
             f"Its interval meets that of {names(others)}: between these the order may be chance."
         )
     return lines
+
+
+def _meet(one: Interval, other: Interval) -> bool:
+    return one.high >= other.low and other.high >= one.low
 
 
 def adopted(deployed: Deployed) -> str:
@@ -119,10 +133,10 @@ def names(some: list[str]) -> str:
 
 
 def best(compare: Comparison) -> str:
-    """Return the method with the highest mean, as deployed where there is such a score."""
+    """Return the method with the best mean, as deployed where there is such a score."""
 
     def final(name: str) -> float:
         scores: Scores = compare.methods[name].deployed or compare.methods[name]
-        return scores.mean.value
+        return -scores.mean.value if compare.lower else scores.mean.value
 
     return max(compare.methods, key=final)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simulation.charts import points
+from simulation.notation import Notation
 from simulation.results import VARIANTS, Interval, Results
 
 WIDE = 120
@@ -19,12 +19,13 @@ WIDE = 120
 
 
 def print_table(results: Results, console: Console) -> None:
-    """Print scores and gains in per cent with their 95 % intervals, and the mean over plants."""
+    """Print scores and gains with their 95 % intervals, and the mean over plants."""
     gap = " " if console.width >= WIDE else "\n"
+    told = Notation(share=results.share, lower=results.lower)
     pooled = any(plant.pooled for plant in results.plants.values())
     columns = [name for name in VARIANTS if pooled or name != "pooled"]
     table = Table(
-        title=f"{results.metric.replace('_', ' ')}, per cent, with 95 % intervals",
+        title=f"{results.word}{told.where.replace(' in ', ' ')}, with 95 % intervals",
         title_justify="left",
         title_style="",
         show_footer=len(results.plants) > 1,
@@ -35,29 +36,36 @@ def print_table(results: Results, console: Console) -> None:
     )
     table.add_column("plant", Text("mean"), overflow="fold", min_width=8)
     for name in columns:
-        mean = _figure(getattr(results.mean, name), gap)
+        mean = _figure(getattr(results.mean, name), gap, told)
         table.add_column(name.replace("_", " "), mean, justify="right", no_wrap=True)
-    table.add_column("gain", _gain(results.gain, gap), justify="right", no_wrap=True)
+    table.add_column("gain", _gain(results.gain, gap, told), justify="right", no_wrap=True)
     for plant, row in results.plants.items():
         title = Text(plant).append(f"{gap}{row.deployed.source}".replace("_", " "), "dim")
         table.add_row(
-            title, *(_figure(getattr(row, column), gap) for column in columns), _gain(row.gain, gap)
+            title,
+            *(_figure(getattr(row, column), gap, told) for column in columns),
+            _gain(row.gain, gap, told),
         )
     console.print(table)
 
 
-def _figure(interval: Interval | None, gap: str) -> Text:
+def _figure(interval: Interval | None, gap: str, told: Notation) -> Text:
     if interval is None:
         return Text("-")
-    span = f"{100 * interval.low:.1f}-{100 * interval.high:.1f}"
-    return Text(f"{100 * interval.value:.1f}{gap}").append(span, "dim")
+    low, value, high = (
+        _ascii(told.score(x)) for x in (interval.low, interval.value, interval.high)
+    )
+    span = f"{low}-{high}" if interval.low >= 0 else f"{low} to {high}"
+    return Text(f"{value}{gap}").append(span, "dim")
 
 
-def _gain(gain: Interval, gap: str) -> Text:
+def _gain(gain: Interval, gap: str, told: Notation) -> Text:
     style = "green" if gain.low > 0 else "red" if gain.high < 0 else ""
-    text = Text(_points(gain.value), style=f"bold {style}".strip())
-    return text.append(f"{gap}{_points(gain.low)} to {_points(gain.high)}", "not bold dim")
+    text = Text(_ascii(told.change(gain.value)), style=f"bold {style}".strip())
+    return text.append(
+        f"{gap}{_ascii(told.change(gain.low))} to {_ascii(told.change(gain.high))}", "not bold dim"
+    )
 
 
-def _points(value: float) -> str:
-    return points(value).replace("−", "-")
+def _ascii(text: str) -> str:
+    return text.replace("−", "-")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulation import charts
+from simulation import charts, notation
 from simulation.charts import Scale
 from simulation.results import Interval
 
@@ -35,7 +35,7 @@ def test_scale_of_nothing_is_from_0_to_1() -> None:
     [(0.0234, "+2.3"), (-0.004, "−0.4"), (0.0, "0.0"), (-0.0001, "0.0"), (0.0004, "0.0")],
 )
 def test_points_have_a_sign_unless_zero(value: float, text: str) -> None:
-    assert charts.points(value) == text
+    assert notation.points(value) == text
 
 
 def test_bar_is_as_long_as_its_value() -> None:
@@ -71,3 +71,22 @@ def test_a_label_cannot_break_out() -> None:
     svg = charts.share(0.5, label='"><script>x</script>')
     assert "<script" not in svg
     assert ET.fromstring(svg).get("aria-label") == '"><script>x</script>: 50.0 %'
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.8731, "0.873"), (-0.02, "−0.020"), (12.61, "12.61"), (123.45, "123.5"), (-4210.4, "−4210")],
+)
+def test_numbers_have_the_figures_that_tell(value: float, text: str) -> None:
+    assert notation.Notation(share=False).score(value) == text
+
+
+def test_a_bar_of_a_negative_score_ends_at_zero() -> None:
+    scale = Scale(low=-0.5, high=1.0, step=0.5)
+    told = notation.Notation(share=False)
+    found = Interval(value=-0.3, low=-0.4, high=-0.2)
+    svg = ET.fromstring(charts.bar(found, label="x", scale=scale, told=told))
+    fill = next(one for one in svg if one.get("class") == "fill")
+    ends = float(str(fill.get("x"))[:-1]), float(str(fill.get("width"))[:-1])
+    assert ends == (scale(-0.3), pytest.approx(scale(0.0) - scale(-0.3)))
+    assert "−0.300, 95 % interval" in str(svg.get("aria-label"))
