@@ -1,0 +1,1 @@
+"""What `benchmarks/real_tasks.py` measures, one module a kind of data."""
