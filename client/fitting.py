@@ -29,6 +29,7 @@ def predicted_of(data: PlantData, indices: Tensor, predicted: Tensor) -> Predict
         truth=data.targets[indices].cpu().numpy(),
         predicted=predicted.numpy(),
         names=tuple(data.names[i] for i in index.tolist()),
+        groups=None if data.groups is None else data.groups[index].numpy(),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from common.config import FederationConfig
 
-TaskName = Literal["image-classification"]
+TaskName = Literal["image-classification", "series-classification", "series-regression"]
 Learns = Literal["classes", "numbers"]
 
 
@@ -76,6 +76,10 @@ class Kind:
 
 KINDS: dict[TaskName, Kind] = {
     "image-classification": Kind(family="image", backbone="mobilenet_v2"),
+    "series-classification": Kind(family="series", backbone="wdcnn", section="series"),
+    "series-regression": Kind(
+        family="series", backbone="gru", learns="numbers", section="series", measure=RMSE
+    ),
 }
 
 

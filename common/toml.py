@@ -110,6 +110,12 @@ def literal(value: Any) -> str:
         return str(value)
 
 
+def _inline(value: Mapping[str, Any]) -> str:
+    """Write an inline table."""
+    inside = ", ".join(f"{literal(key)} = {literal(one)}" for key, one in value.items())
+    return f"{{ {inside} }}" if inside else "{}"
+
+
 def _entry(name: str, field: FieldInfo, values: BaseModel | None) -> list[str]:
     note = textwrap.wrap(f"{field.description} ({rule(field)})", 96, break_on_hyphens=False)
     if values is None:
@@ -119,7 +125,7 @@ def _entry(name: str, field: FieldInfo, values: BaseModel | None) -> list[str]:
     if value is None:
         entry = f"# {name} = {literal((field.examples or ['...'])[0])}"
     else:
-        entry = f"{name} = {literal(value)}"
+        entry = f"{name} = {_inline(value) if isinstance(value, dict) else literal(value)}"
     return [*(f"# {line}" for line in note), entry]
 
 

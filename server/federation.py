@@ -23,6 +23,7 @@ from pathlib import Path
 from common.config import FederationConfig
 from common.errors import ConfigError, UpdateError
 from common.orders import Kind, Order, Outcome, Release
+from common.tasks import KINDS
 from server.chain import Chain, Place
 from server.events import Event, ReplyArrived, RoundClosed, RoundStarted, Waiting
 from server.gathering import Asking, Fleet, Gathering
@@ -313,7 +314,8 @@ def _check(config: FederationConfig, source: Release, travelling: frozenset[str]
     unknown = sorted(travelling - source.schema.shapes.keys())
     if unknown or not travelling:
         raise UpdateError(f"travelling must name tensors of the source, got {unknown or 'none'}")
-    if config.mean is None or config.std is None:
+    of_images = KINDS[config.task].family == "image"
+    if of_images and (config.mean is None or config.std is None):
         raise ConfigError(
             "mean and std must be those of the source weights, got none; take them from the "
             "loaded source, so that a release says how images are prepared for it"

@@ -32,6 +32,7 @@ from torch import Tensor
 from client.tasks.data import PlantData, Progress
 from client.tasks.images import ImageTask
 from client.tasks.metrics import Prediction
+from client.tasks.series.task import SeriesClasses, SeriesNumbers
 from common.config import FederationConfig, PlantConfig
 from common.tasks import Measure, TaskName
 
@@ -149,7 +150,11 @@ class Kind(Protocol):
         ...
 
 
-TASKS: dict[TaskName, Kind] = {"image-classification": ImageTask}
+TASKS: dict[TaskName, Kind] = {
+    "image-classification": ImageTask,
+    "series-classification": SeriesClasses,
+    "series-regression": SeriesNumbers,
+}
 
 
 def task_of(config: FederationConfig, settings: PlantConfig) -> Task:

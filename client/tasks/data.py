@@ -49,6 +49,8 @@ class PlantData:
         where a family has no stems.
     centre, spread : of numbers, mean and deviation of the training targets, float32, shape
         (outputs,); the network learns targets normalised by them. None for classes.
+    groups : examples of one group are not independent (windows of one engine), int64, shape (N,);
+        None: all are. Intervals are drawn by group.
     fingerprint : of everything else that changes what a model learns from the same names and
         targets: settings of the task at this plant, content of the inputs.
     skipped : files or rows that could not be used.
@@ -69,6 +71,7 @@ class PlantData:
     columns: Any = None
     centre: Tensor | None = None
     spread: Tensor | None = None
+    groups: Tensor | None = None
     fingerprint: str = ""
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from common.config.section import (
     Section,
     Spreads,
 )
+from common.config.series import PlantSeriesSection, SeriesSection
 from common.config.update import UpdateConfig
 from common.sharing import FEDERATED
 from common.tasks import KINDS, TaskName
@@ -171,6 +172,7 @@ class PlantSection(Section):
 
     classes: ClassNames = Field((), description="Use only these class folders; empty means all.")
     good: str = Field("", description="The class of good parts; escape rate needs it.")
+    series: PlantSeriesSection = Field(default_factory=lambda: PlantSeriesSection())
 
     @model_validator(mode="after")
     def _good_is_a_class(self) -> Self:
@@ -250,6 +252,7 @@ class FederationConfig(Section):
     )
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
     methods: MethodConfig = Field(default_factory=lambda: MethodConfig())
+    series: SeriesSection = Field(default_factory=lambda: SeriesSection())
     server: ServerConfig = Field(default_factory=lambda: ServerConfig())
     update: UpdateConfig = Field(default_factory=lambda: UpdateConfig())
     privacy: PrivacyConfig = Field(default_factory=lambda: PrivacyConfig())

@@ -9,6 +9,7 @@ from pydantic import Field, Strict
 
 from common.config.privacy import Delta
 from common.config.section import ClassNames, NotNegative, Section
+from common.config.series import PlantSeriesSection
 from common.toml import read_toml, validate
 
 Names = Annotated[tuple[str, ...], Strict(False)]
@@ -131,6 +132,7 @@ class PlantConfig(Section):
         description="`host:port` or `unix:PATH` of the plant's Prometheus metrics; empty: none.",
         examples=["127.0.0.1:9465"],
     )  # fmt: skip
+    series: PlantSeriesSection = Field(default_factory=lambda: PlantSeriesSection())
     centre: CentreSection = Field(default_factory=lambda: CentreSection())
     link: LinkSection = Field(default_factory=lambda: LinkSection())
     policy: PolicySection = Field(default_factory=lambda: PolicySection())

@@ -1,0 +1,1 @@
+"""Sensor series: recordings become windows, and windows become a class or numbers."""

@@ -1,0 +1,246 @@
+"""From a plant's recordings to its windows in use: cut, dealt out, normalised, in one tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.tasks.data import PlantData, Progress
+from client.tasks.numbers import fit_scale
+from client.tasks.series.folder import load
+from client.tasks.series.normalise import Normaliser
+from client.tasks.series.selection import Selection
+from client.tasks.series.signal import Piece
+from client.tasks.series.windows import Window, cut, deal
+from common.errors import DataError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dealt:
+    """Windows and who is for what."""
+
+    windows: Sequence[Window]
+    train: Array
+    validation: Array
+    test: Array
+
+
+def load_series(
+    folder: Path, *, selection: Selection, learns: str, progress: Progress | None = None
+) -> PlantData:
+    """Read, cut, deal out and normalise a plant's recordings.
+
+    Parameters
+    ----------
+    learns : ``classes`` or ``numbers``.
+
+    Raises
+    ------
+    DataError
+        If the recordings are not fit for use; one line.
+    """
+    found = load(folder, selection=selection, learns=learns, progress=progress)
+    classes = _classes(found.pieces, selection, folder) if learns == "classes" else ()
+    dealt = _deal(found.pieces, selection, str(folder), numbers=learns == "numbers")
+    normaliser = _normaliser(found.pieces, dealt, selection)
+    notes = [*found.notes, *_constant(normaliser, selection, folder)]
+    inputs = _inputs(found.pieces, dealt.windows, normaliser)
+    targets = _targets(found.pieces, dealt.windows, selection, classes)
+    centre, spread = None, None
+    train = torch.from_numpy(dealt.train)
+    if learns == "numbers":
+        centre, spread = fit_scale(targets[train])
+    validation = torch.from_numpy(dealt.validation)
+    return PlantData(
+        inputs=torch.from_numpy(inputs),
+        targets=targets,
+        names=tuple(_name(found.pieces[w.piece], w) for w in dealt.windows),
+        train=train,
+        validation=validation,
+        test=torch.from_numpy(dealt.test),
+        folds=((train, validation),),
+        classes=classes,
+        numbers=() if classes else _numbers(selection),
+        good=selection.good,
+        centre=centre,
+        spread=spread,
+        groups=torch.tensor([_group(found.pieces[w.piece], w, selection) for w in dealt.windows]),
+        fingerprint=hashlib.sha256(inputs.tobytes() + str(selection).encode()).hexdigest(),
+        skipped=found.skipped,
+        notes=tuple(notes),
+        extra=normaliser,
+    )
+
+
+def _deal(pieces: Sequence[Piece], selection: Selection, where: str, *, numbers: bool) -> Dealt:
+    windows = cut(
+        pieces,
+        length=selection.window,
+        stride=selection.stride,
+        horizon=selection.horizon if numbers else 0,
+    )
+    train, validation, test = deal(
+        pieces, windows, labels=selection.labels_per_class, seed=selection.seed, where=where
+    )
+    if numbers:
+        # Windows that overlap say the same twice: evidence about a model must not count that.
+        validation = _apart(pieces, windows, validation, selection.horizon or selection.window)
+    if selection.judge_end:
+        test = _ends(pieces, windows, test)
+    if selection.test_per_class is not None:
+        test = _capped(pieces, windows, test, selection.test_per_class)
+    used = np.unique(np.concatenate([train, validation, test]))
+    place = np.full(len(windows), -1, dtype=np.int64)
+    place[used] = np.arange(len(used))
+    return Dealt(
+        windows=[windows[index] for index in used],
+        train=place[train],
+        validation=place[validation],
+        test=place[test],
+    )
+
+
+def _apart(pieces: Sequence[Piece], windows: Sequence[Window], indices: Array, step: int) -> Array:
+    """Keep windows of a piece that lie at least ``step`` samples apart, the latest first."""
+    kept: list[int] = []
+    last: dict[int, int] = {}
+    for index in reversed(indices.tolist()):
+        window = windows[index]
+        if last.get(window.piece, window.stop + step) - window.stop >= step:
+            last[window.piece] = window.stop
+            kept.append(index)
+    return np.array(sorted(kept), dtype=np.int64)
+
+
+def _ends(pieces: Sequence[Piece], windows: Sequence[Window], indices: Array) -> Array:
+    """Keep the last window of each unit of the files ``test*``."""
+    last: dict[tuple[str, str], int] = {}
+    kept = []
+    for index in indices.tolist():
+        piece = pieces[windows[index].piece]
+        if piece.test:
+            last[piece.file, piece.group] = index
+        else:
+            kept.append(index)
+    return np.array(sorted([*kept, *last.values()]), dtype=np.int64)
+
+
+def _capped(pieces: Sequence[Piece], windows: Sequence[Window], indices: Array, most: int) -> Array:
+    """Keep at most so many windows a label, evenly over all of them."""
+    kept: list[int] = []
+    labels = np.array([pieces[windows[index].piece].label for index in indices.tolist()])
+    for label in np.unique(labels):
+        of = indices[labels == label]
+        places = np.unique(np.linspace(0, len(of) - 1, min(most, len(of))).round().astype(int))
+        kept += of[places].tolist()
+    return np.array(sorted(kept), dtype=np.int64)
+
+
+def _normaliser(pieces: Sequence[Piece], dealt: Dealt, selection: Selection) -> Normaliser | None:
+    """Fit on the samples that training windows cover, each counted once."""
+    if selection.normalise != "plant":
+        return None
+    covered = [np.zeros(len(piece), dtype=bool) for piece in pieces]
+    for index in dealt.train.tolist():
+        window = dealt.windows[index]
+        covered[window.piece][window.start : window.stop] = True
+    values = np.concatenate([p.values[mask] for p, mask in zip(pieces, covered, strict=True)])
+    settings = np.concatenate([p.settings[mask] for p, mask in zip(pieces, covered, strict=True)])
+    return Normaliser.fit(values, settings, conditions=selection.conditions)
+
+
+def _constant(normaliser: Normaliser | None, selection: Selection, folder: Path) -> list[str]:
+    if normaliser is None:
+        return []
+    names = [
+        name for name, still in zip(selection.channels, normaliser.constant, strict=True) if still
+    ]
+    if len(names) == len(selection.channels):
+        raise DataError(
+            f"a channel of {folder} must vary in the training data, got constant {names}; look "
+            "at the sensor, or name other channels with series.channels"
+        )
+    return [f"channel {name} is constant here: the network sees 0" for name in names]
+
+
+def _inputs(
+    pieces: Sequence[Piece], windows: Sequence[Window], normaliser: Normaliser | None
+) -> npt.NDArray[np.float32]:
+    """Return windows of shape (windows, channels, samples)."""
+    ready: dict[int, npt.NDArray[np.float32]] = {}
+    rows = []
+    for window in windows:
+        if window.piece not in ready:
+            piece = pieces[window.piece]
+            values = piece.values
+            if normaliser is not None:
+                values = normaliser(values, piece.settings)
+            ready[window.piece] = values.T.astype(np.float32)
+        rows.append(ready[window.piece][:, window.start : window.stop])
+    return np.ascontiguousarray(np.stack(rows))
+
+
+def _targets(
+    pieces: Sequence[Piece],
+    windows: Sequence[Window],
+    selection: Selection,
+    classes: Sequence[str],
+) -> torch.Tensor:
+    if classes:
+        places = {name: place for place, name in enumerate(classes)}
+        return torch.tensor([places[pieces[w.piece].label] for w in windows])
+    rows = []
+    for window in windows:
+        target = pieces[window.piece].target
+        assert target is not None, "pieces of numbers have targets"
+        first = window.stop if selection.horizon else window.stop - 1
+        rows.append(target[first : first + max(1, selection.horizon)])
+    found = np.stack(rows)
+    if selection.cap is not None:
+        found = np.minimum(found, selection.cap)
+    return torch.from_numpy(found.astype(np.float32))
+
+
+def _classes(pieces: Sequence[Piece], selection: Selection, folder: Path) -> tuple[str, ...]:
+    found = sorted({piece.label for piece in pieces})
+    if missing := [name for name in selection.classes if name not in found]:
+        raise DataError(
+            f"{folder} must hold recordings of the classes asked for, {missing} missing; it has "
+            f"{found}"
+        )
+    names = selection.classes or tuple(found)
+    if len(names) < 2:
+        raise DataError(f"{folder} must hold at least two classes, got {found}; add another")
+    if selection.good and selection.good not in names:
+        raise DataError(f"good must be one of the classes {list(names)}, got {selection.good!r}")
+    return names
+
+
+def _numbers(selection: Selection) -> tuple[str, ...]:
+    if not selection.horizon:
+        return (selection.target,)
+    return tuple(f"{selection.target} +{ahead + 1}" for ahead in range(selection.horizon))
+
+
+def _group(piece: Piece, window: Window, selection: Selection) -> int:
+    """Say which windows are not independent: those of a unit; without units, those that overlap."""
+    unit = f"{piece.file}/{piece.group}"
+    if not selection.unit:
+        unit += f"/{(piece.start + window.start) // (selection.window + selection.horizon)}"
+    return zlib.crc32(unit.encode())
+
+
+def _name(piece: Piece, window: Window) -> str:
+    """Say where a window ends: file, unit, samples from the beginning."""
+    unit = "" if piece.group == piece.file else f", {piece.group}"
+    return f"{piece.file}{unit} @ {piece.start + window.stop}"

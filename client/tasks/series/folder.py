@@ -1,0 +1,335 @@
+"""A plant's folder of recordings: found, read, checked, cut into pieces without gaps.
+
+``ROOT/<plant>/<class>/*`` with a folder a class, or files in the plant's folder itself, with a
+column that says the class, or the number that is to be learned. What is wrong with a file is said
+in one line: which file, which channel, what to do.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from client.tasks.data import Progress, Skipped
+from client.tasks.series.files import SUFFIXES, Columns, is_series, numbers, read
+from client.tasks.series.selection import Selection
+from client.tasks.series.signal import Piece, mend, resample, to_orders
+from common.errors import DataError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recordings:
+    """What a plant's folder holds.
+
+    Attributes
+    ----------
+    pieces : without gaps, at the rate that the network sees.
+    skipped : files that could not be used.
+    notes : one line each.
+    """
+
+    pieces: tuple[Piece, ...]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+
+
+def find(folder: Path) -> list[tuple[str, str]]:
+    """List a plant's files: (name relative to the folder, class), the class "" without folders.
+
+    Raises
+    ------
+    DataError
+        If the folder is missing or has no file of a series.
+    """
+    if not folder.is_dir():
+        raise DataError(f"plant folder must exist, got {folder}; check the path")
+    try:
+        direct = [(p.name, "") for p in folder.iterdir() if p.is_file() and is_series(p.name)]
+        inside = [
+            (f"{child.name}/{file.name}", child.name)
+            for child in folder.iterdir()
+            if child.is_dir() and not child.name.startswith(".")
+            for file in child.iterdir()
+            if file.is_file() and is_series(file.name)
+        ]
+    except OSError as error:
+        raise DataError(f"plant folder {folder} cannot be read: {error.strerror}") from error
+    if direct and inside:
+        raise DataError(
+            f"plant folder {folder} must hold either files or one folder a class, got both: "
+            f"{min(direct)[0]} and {min(inside)[0]}"
+        )
+    if not direct and not inside:
+        raise DataError(
+            f"plant folder {folder} must hold recordings ({' '.join(SUFFIXES)}), got none"
+        )
+    return sorted(direct or inside)
+
+
+def load(
+    folder: Path, *, selection: Selection, learns: str, progress: Progress | None = None
+) -> Recordings:
+    """Read all recordings of a plant.
+
+    Parameters
+    ----------
+    learns : ``classes`` or ``numbers``.
+
+    Raises
+    ------
+    DataError
+        If a file lacks a channel, has another sampling rate that cannot be brought to the one
+        agreed on, or nothing usable is left.
+    """
+    pieces: list[Piece] = []
+    notes: list[str] = []
+    lost = filled = 0
+    found = find(folder)
+    for done, (name, label) in enumerate(found):
+        if label and selection.classes and label not in selection.classes:
+            continue
+        columns = read(folder / name)
+        for piece in _pieces(folder, name, label, columns, selection, learns):
+            if piece.label and selection.classes and piece.label not in selection.classes:
+                continue
+            mended = mend(piece, longest=selection.gap)
+            filled, lost = filled + mended.filled, lost + mended.lost
+            rate, rpm = _rate(folder, name, columns, selection), _rpm(name, columns, selection)
+            pieces.extend(
+                _comparable(part, rate, rpm, selection) for part in mended.pieces if len(part) > 1
+            )
+        if progress is not None:
+            progress(done + 1, len(found))
+    if filled:
+        notes.append(f"{filled} missing samples were filled in")
+    if lost:
+        notes.append(
+            f"{lost} missing samples lie in runs longer than {selection.gap}: the recording is "
+            "cut there"
+        )
+    kept, skipped = _long_enough(pieces, selection)
+    if not kept:
+        longest = max((len(piece) for piece in pieces), default=0)
+        raise DataError(
+            f"series.window must be at most the longest recording of {folder}, {longest} samples"
+            + (f" with {selection.horizon} to forecast" if selection.horizon else "")
+            + f", got {selection.window}; shorten series.window, or record longer"
+        )
+    return Recordings(pieces=tuple(kept), skipped=tuple(skipped), notes=tuple(notes))
+
+
+def _pieces(
+    folder: Path,
+    name: str,
+    label: str,
+    columns: Columns,
+    selection: Selection,
+    learns: str,
+) -> Iterator[Piece]:
+    """Yield a file's pieces: one a unit and run of one label, or one a window."""
+    path = folder / name
+    # A file called test.csv, or test-3.npz, is for the test.
+    test = Path(name).name.lower().startswith("test")
+    if columns.windows is not None:
+        yield from _cut_before(path, name, label, columns, selection, learns, test)
+        return
+    values = _channels(path, columns, selection.channels, selection)
+    settings = _channels(path, columns, selection.settings, selection)
+    target = _target(path, columns, selection) if learns == "numbers" else None
+    if selection.speed:
+        settings = np.column_stack(
+            [settings, _channels(path, columns, (selection.speed,), selection)]
+        )
+    labels = None
+    if learns == "classes" and not label:
+        labels = _labels(path, columns, selection)
+    units = columns.columns.get(selection.unit) if selection.unit else None
+    if selection.unit and units is None:
+        raise _missing(path, selection.unit, columns, "series.unit")
+    for start, stop in _stretches(len(values), units, labels):
+        yield Piece(
+            file=name,
+            group=name if units is None else f"{selection.unit} {_plain(units[start])}",
+            values=values[start:stop],
+            settings=settings[start:stop],
+            target=None if target is None else target[start:stop],
+            label=label if labels is None else str(labels[start]),
+            test=test,
+            start=start if units is None else 0,
+        )
+
+
+def _cut_before(
+    path: Path,
+    name: str,
+    label: str,
+    columns: Columns,
+    selection: Selection,
+    learns: str,
+    test: bool,  # noqa: FBT001 - one of the facts about the file
+) -> Iterator[Piece]:
+    """Yield the windows of a file that holds windows."""
+    assert columns.windows is not None
+    named = columns.channels or tuple(selection.own(c) for c in selection.channels)
+    if len(named) != columns.windows.shape[1]:
+        raise DataError(
+            f"X of {path} must say its {columns.windows.shape[1]} channels in an array `channels`, "
+            f"got none, and federation.toml names {len(selection.channels)}"
+        )
+    wanted = [selection.own(channel) for channel in selection.channels]
+    if missing := [channel for channel in wanted if channel not in named]:
+        raise _missing(path, missing[0], columns, "series.channels", named)
+    if learns == "numbers" and selection.horizon:
+        raise DataError(f"{path} must hold rows to forecast from, got windows that are cut")
+    places = [named.index(channel) for channel in wanted]
+    windows = columns.windows[:, places, :].astype(np.float64)
+    target = _target(path, columns, selection) if learns == "numbers" else None
+    labels = None
+    if learns == "classes" and not label:
+        labels = _labels(path, columns, selection)
+    groups = columns.columns.get("group")
+    offsets = columns.columns.get("offset")
+    length = windows.shape[2]
+    for place, window in enumerate(windows):
+        yield Piece(
+            file=name,
+            group=name if groups is None else _plain(groups[place]),
+            values=window.T,
+            settings=np.zeros((length, len(selection.settings))),
+            target=None if target is None else np.full(length, target[place]),
+            label=label if labels is None else str(labels[place]),
+            test=test,
+            start=place * length if offsets is None else int(offsets[place]),
+            window=True,
+        )
+
+
+def _channels(
+    path: Path, columns: Columns, wanted: Sequence[str], selection: Selection
+) -> npt.NDArray[np.float64]:
+    found = []
+    for channel in wanted:
+        own = selection.own(channel)
+        if own not in columns.columns:
+            raise _missing(path, own, columns, "series.channels")
+        found.append(numbers(path, own, columns.columns[own]))
+    if found:
+        return np.column_stack(found)
+    rows = len(next(iter(columns.columns.values()), np.empty(0)))
+    return np.empty((rows, 0))
+
+
+def _target(path: Path, columns: Columns, selection: Selection) -> npt.NDArray[np.float64]:
+    own = selection.own(selection.target)
+    if own not in columns.columns:
+        raise _missing(path, own, columns, "series.target")
+    return numbers(path, own, columns.columns[own])
+
+
+def _labels(path: Path, columns: Columns, selection: Selection) -> Array:
+    if selection.label not in columns.columns:
+        raise _missing(path, selection.label, columns, "series.label")
+    return columns.columns[selection.label].astype(str)
+
+
+def _missing(
+    path: Path, name: str, columns: Columns, key: str, named: Sequence[str] = ()
+) -> DataError:
+    there = list(named or columns.columns)
+    more = f" and {len(there) - 12} more" if len(there) > 12 else ""
+    return DataError(
+        f"{path} must have the column {name!r} of {key}, got {there[:12]}{more}; add it, or say "
+        "what it is called here with series.names in plant.toml"
+    )
+
+
+def _stretches(rows: int, units: Array | None, labels: Array | None) -> list[tuple[int, int]]:
+    """Return (first, one past the last) row of each run of one unit and one label."""
+    borders = np.zeros(max(rows - 1, 0), dtype=bool)
+    for column in (units, labels):
+        if column is not None:
+            borders |= column[1:] != column[:-1]
+    edges = [0, *(np.flatnonzero(borders) + 1).tolist(), rows]
+    return list(itertools.pairwise(edges))
+
+
+def _plain(value: Any) -> str:
+    """Write 3.0 as 3."""
+    if isinstance(value, np.floating) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _rate(folder: Path, name: str, columns: Columns, selection: Selection) -> float:
+    rate = columns.facts.get("rate", selection.recorded)
+    if not rate and "time" in columns.columns and (selection.rate or selection.per_revolution):
+        steps = np.diff(numbers(folder / name, "time", columns.columns["time"]))
+        middle = float(np.median(steps)) if len(steps) else 0.0
+        rate = 1.0 / middle if middle > 0 else 0.0
+    if not rate and (selection.rate or selection.per_revolution):
+        raise DataError(
+            f"sampling rate of {folder / name} must be known, got no `rate` and no `time` in it; "
+            "say it with series.recorded in plant.toml"
+        )
+    return rate
+
+
+def _rpm(name: str, columns: Columns, selection: Selection) -> float:
+    rpm = columns.facts.get("rpm", selection.rpm)
+    if selection.per_revolution and not selection.speed and not rpm:
+        raise DataError(
+            f"speed of the shaft must be known for {name}, got no `rpm` in it; say it with "
+            "series.rpm in plant.toml, or name a channel with series.speed in federation.toml"
+        )
+    return rpm
+
+
+def _comparable(piece: Piece, rate: float, rpm: float, selection: Selection) -> Piece:
+    """Bring a piece to the rate, or the orders, that the network sees; drop the speed channel."""
+    speed: float | Array = rpm
+    if selection.speed:
+        speed = piece.settings[:, -1]
+        piece = replace(piece, settings=piece.settings[:, :-1])
+    if selection.per_revolution:
+        return to_orders(piece, rate=rate, rpm=speed, per_revolution=selection.per_revolution)
+    if selection.rate:
+        return resample(piece, rate=rate, wanted=selection.rate)
+    return piece
+
+
+def _long_enough(
+    pieces: Sequence[Piece], selection: Selection
+) -> tuple[list[Piece], list[Skipped]]:
+    """Leave out what is shorter than a window, or repeat its first sample in front."""
+    need = selection.window + selection.horizon
+    kept, skipped = [], []
+    for piece in pieces:
+        if len(piece) >= need:
+            kept.append(piece)
+        elif selection.short == "repeat":
+            kept.append(_lengthened(piece, need))
+        else:
+            what = piece.file if piece.group == piece.file else f"{piece.file}, {piece.group}"
+            why = f"{len(piece)} samples are shorter than a window of {need}"
+            skipped.append(Skipped(file=what, why=why))
+    return kept, skipped
+
+
+def _lengthened(piece: Piece, length: int) -> Piece:
+    before = length - len(piece)
+    index = np.concatenate([np.zeros(before, dtype=np.intp), np.arange(len(piece))])
+    return replace(
+        piece,
+        values=piece.values[index],
+        settings=piece.settings[index],
+        target=None if piece.target is None else piece.target[index],
+        start=piece.start - before,
+    )

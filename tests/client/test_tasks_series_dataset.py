@@ -1,0 +1,254 @@
+"""A folder of recordings becomes windows; what is wrong with it is told in one line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.tasks.data import PlantData
+from client.tasks.series.dataset import load_series
+from client.tasks.series.selection import Selection
+from common.errors import DataError, TransferlineError
+
+FAULTS = Selection(channels=("vibration",), window=64, stride=64)
+LIFE = Selection(
+    channels=("heat", "load"), window=10, stride=2, unit="unit", target="rul", cap=20.0
+)
+
+
+def write_faults(folder: Path, *, length: int = 1280, **more: object) -> Path:
+    rng = np.random.default_rng(0)
+    for place, name in enumerate(("good", "worn")):
+        (folder / name).mkdir(parents=True)
+        tone = np.sin(np.arange(length) * 0.2 * (place + 1)) + rng.normal(0, 0.1, length)
+        np.savez(folder / name / "a.npz", vibration=tone, **more)
+    return folder
+
+
+def write_life(folder: Path, *, name: str = "engines.csv", units: int = 8, first: int = 1) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ["unit,cycle,heat,load,rul"]
+    rng = np.random.default_rng(first)
+    for unit in range(first, first + units):
+        last = 30 + unit
+        for cycle in range(last):
+            heat = 500 + cycle + rng.normal()
+            rows.append(f"{unit},{cycle},{heat:.3f},{rng.normal():.3f},{last - 1 - cycle}")
+    (folder / name).write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def faults(folder: Path, **changes: object) -> PlantData:
+    return load_series(folder, selection=replace(FAULTS, **changes), learns="classes")
+
+
+def life(folder: Path, **changes: object) -> PlantData:
+    return load_series(folder, selection=replace(LIFE, **changes), learns="numbers")
+
+
+def test_windows_of_faults_are_normalised_by_the_training_data(tmp_path: Path) -> None:
+    data = faults(write_faults(tmp_path / "p"))
+
+    assert data.classes == ("good", "worn")
+    assert data.inputs.shape == (40, 1, 64)
+    train = data.inputs[data.train]
+    assert abs(float(train.mean())) < 1e-5
+    assert float(train.std(unbiased=False)) == pytest.approx(1, abs=1e-5)
+    assert data.counts == {"train": 22, "validation": 8, "test": 10}
+
+
+def test_targets_are_at_the_end_of_a_window_and_capped(tmp_path: Path) -> None:
+    data = life(write_life(tmp_path / "p"))
+
+    for name, target in zip(data.names, data.targets[:, 0].tolist(), strict=True):
+        unit, end = name.removeprefix("engines.csv, unit ").split(" @ ")
+        assert target == min(20, 30 + int(unit) - int(end))
+    assert data.numbers == ("rul",)
+    assert data.inputs.shape[1:] == (2, 10)
+
+
+def test_no_unit_is_torn(tmp_path: Path) -> None:
+    data = life(write_life(tmp_path / "p"))
+
+    units = [
+        {data.names[i].split(" @ ")[0] for i in part.tolist()}
+        for part in (data.train, data.validation, data.test)
+    ]
+    assert not (units[0] & units[1])
+    assert not (units[0] & units[2])
+    assert not (units[1] & units[2])
+
+
+def test_official_test_units_are_judged_at_their_end(tmp_path: Path) -> None:
+    write_life(tmp_path / "p")
+    write_life(tmp_path / "p", name="test.csv", units=3, first=50)
+
+    data = life(tmp_path / "p", judge_end=True)
+
+    assert [data.names[i] for i in data.test.tolist()] == [
+        "test.csv, unit 50 @ 80",
+        "test.csv, unit 51 @ 81",
+        "test.csv, unit 52 @ 82",
+    ]
+
+
+def test_operating_conditions_vanish(tmp_path: Path) -> None:
+    """Two conditions a hundred apart: in each, the drift of a tenth of that is what is left."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "p").mkdir()
+    rows = ["unit,setting,heat,rul"]
+    for unit in range(6):
+        for cycle in range(60):
+            setting = int(rng.integers(2))
+            rows.append(f"{unit},{setting},{100 * setting + cycle / 6},{59 - cycle}")
+    (tmp_path / "p" / "a.csv").write_text("\n".join(rows))
+
+    data = life(tmp_path / "p", channels=("heat",), settings=("setting",), conditions=2, cap=None)
+
+    ends, left = data.inputs[:, 0, -1].numpy(), data.targets[:, 0].numpy()
+    assert np.corrcoef(ends, left)[0, 1] < -0.98
+
+
+def test_a_forecast_is_the_next_values(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.csv").write_text(
+        "heat,load\n" + "\n".join(f"{row},{row % 7}" for row in range(400))
+    )
+
+    data = life(tmp_path / "p", unit="", target="heat", horizon=3, cap=None)
+
+    assert data.numbers == ("heat +1", "heat +2", "heat +3")
+    for name, target in zip(data.names, data.targets.tolist(), strict=True):
+        end = int(name.split(" @ ")[1])
+        assert target == [end, end + 1, end + 2]
+
+
+def test_files_of_another_rate_are_resampled(tmp_path: Path) -> None:
+    folder = write_faults(tmp_path / "p", length=2560, rate=2000.0)
+
+    assert faults(folder, rate=1000.0).inputs.shape == (40, 1, 64)
+
+
+def test_the_rate_may_stand_in_plant_toml(tmp_path: Path) -> None:
+    folder = write_faults(tmp_path / "p")
+
+    assert len(faults(folder, rate=500.0, recorded=1000.0).inputs) == 20
+
+
+def test_channels_may_be_called_otherwise_at_the_plant(tmp_path: Path) -> None:
+    folder = write_faults(tmp_path / "p")
+
+    assert faults(folder, channels=("x",), names={"x": "vibration"}).inputs.shape[1] == 1
+
+
+def test_a_file_of_windows_is_read(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    x = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float16)
+    y = np.repeat([0, 1], 20)
+    np.savez(tmp_path / "p" / "w.npz", X=x, y=y, classes=np.array(["good", "worn"]))
+
+    data = faults(tmp_path / "p")
+
+    assert data.counts == {"train": 22, "validation": 8, "test": 10}
+
+
+def spoil(folder: Path, change: str) -> None:
+    """Break one thing in the engines' file."""
+    path = folder / "engines.csv"
+    rows = [row.split(",") for row in path.read_text().splitlines()]
+    for number, row in enumerate(rows[1:]):
+        if change == "nan" and number >= 0:
+            row[2] = "nan"
+        if change == "string" and number == 4:
+            row[3] = "stuck"
+        if change == "constant":
+            row[2] = row[3] = "7"
+    path.write_text("\n".join(",".join(row) for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "says"),
+    [
+        ("", {"channels": ("heat", "oil")}, "engines.csv must have the column 'oil'"),
+        ("", {"target": "life"}, "must have the column 'life' of series.target"),
+        ("", {"unit": "engine"}, "must have the column 'engine' of series.unit"),
+        ("", {"window": 50}, r"series.window must be at most the longest .* 38 samples, got 50"),
+        ("", {"rate": 10.0}, "sampling rate of .* must be known"),
+        ("", {"rate": 10.0, "recorded": 5.0}, "rate of engines.csv must be at least 10 .* got 5"),
+        ("", {"per_revolution": 64, "recorded": 5.0}, "speed of the shaft must be known"),
+        ("nan", {}, "at most the longest recording of .*, 0 samples"),
+        ("string", {}, "column load of .* must hold numbers, got 'stuck' in row 5"),
+        ("constant", {}, "a channel of .* must vary in the training data"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(
+    tmp_path: Path, change: str, settings: dict[str, object], says: str
+) -> None:
+    folder = write_life(tmp_path / "p")
+    spoil(folder, change)
+
+    with pytest.raises(TransferlineError, match=says) as caught:
+        life(folder, **settings)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_of_missing_samples_is_cut_out_and_told(tmp_path: Path) -> None:
+    folder = tmp_path / "p"
+    write_faults(folder)
+    values = np.load(folder / "good" / "a.npz")["vibration"].copy()
+    values[100:200] = np.nan
+    values[300:303] = np.nan
+    np.savez(folder / "good" / "a.npz", vibration=values)
+
+    data = faults(folder)
+
+    assert data.inputs.isfinite().all()
+    assert data.notes == (
+        "3 missing samples were filled in",
+        "100 missing samples lie in runs longer than 8: the recording is cut there",
+    )
+
+
+def test_one_constant_channel_becomes_zero_and_is_told(tmp_path: Path) -> None:
+    folder = write_life(tmp_path / "p")
+    path = folder / "engines.csv"
+    path.write_text(
+        "\n".join(
+            row if number == 0 else ",".join([*row.split(",")[:3], "7", row.split(",")[4]])
+            for number, row in enumerate(path.read_text().splitlines())
+        )
+    )
+
+    data = life(folder)
+
+    assert (data.inputs[:, 1] == 0).all()
+    assert data.notes == ("channel load is constant here: the network sees 0",)
+
+
+def test_a_short_unit_is_left_out_or_lengthened(tmp_path: Path) -> None:
+    write_life(tmp_path / "p")
+    rows = (tmp_path / "p" / "engines.csv").read_text().splitlines()
+    (tmp_path / "p" / "test.csv").write_text("\n".join([rows[0], *rows[20:27], *rows[35:60]]))
+
+    left = life(tmp_path / "p", judge_end=True)
+    kept = life(tmp_path / "p", judge_end=True, short="repeat")
+
+    assert [item.why for item in left.skipped] == ["7 samples are shorter than a window of 10"]
+    assert len(kept.test) == len(left.test) + 1
+
+
+def test_files_beside_folders_are_refused(tmp_path: Path) -> None:
+    folder = write_faults(tmp_path / "p")
+    (folder / "more.csv").write_text("vibration\n1\n")
+
+    with pytest.raises(DataError, match="either files or one folder a class, got both"):
+        faults(folder)
+
+
+def test_a_class_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"classes asked for, \['cracked'\] missing"):
+        faults(write_faults(tmp_path / "p"), classes=("good", "cracked"))
