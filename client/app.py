@@ -117,13 +117,24 @@ def _reply(message: Message, answer: Callable[[], Parts]) -> Message:
     The line stays at a real plant, in the log of its link: the centre gets the code.
     """
     try:
-        return Message(to_record(answer()), reply_to=message)
+        return _timed(Message(to_record(answer()), reply_to=message), message)
     except TransferlineError as error:
         reason = str(error)
         if os.environ.get(bridge_client.VARIABLE):
             log.error("no answer: %s", error)  # noqa: TRY400  # one line, no traceback
             reason = f"{error.code}: the plant gave no answer; the log of its link says why"
-        return Message(Error(FAILED, reason), reply_to=message)
+        return _timed(Message(Error(FAILED, reason), reply_to=message), message)
+
+
+def _timed(reply: Message, message: Message) -> Message:
+    """Let a reply live as long as its message, by the centre's clock alone.
+
+    Flower takes this machine's time for when the reply was made and what is left for its life: with
+    a clock that is ahead by more than a round nothing is left, and the centre refuses it.
+    """
+    reply.metadata.created_at = message.metadata.created_at
+    reply.metadata.ttl = message.metadata.ttl
+    return reply
 
 
 def to_record(parts: Parts) -> RecordDict:

@@ -4,12 +4,12 @@
 
     centre.toml       where it listens; written last, it makes the folder whole
     federation.toml   what is learned
-    pki/              ca, server (TLS) and release (signatures): key and certificate each
+    pki/              ca, server (TLS), release (signatures), inner (SuperLink): key and certificate
     state.db          plants, runs, rounds, releases, the log
     superlink.db      the engine's own
     releases/<n>/     the shared model
     runs/<run>/       job, events and last error of each run
-    log/, flwr/, edge/, objects/  of the processes that `up` starts
+    bin/, log/, flwr/, edge/, objects/  of the processes that `up` starts
     lock              held by `up`
 
 The folder is 0700: the keys in ``pki`` are the federation.

@@ -28,6 +28,7 @@ from server.engine.edge import Edge
 from server.engine.engine import NAME as SUPERLINK
 from server.engine.engine import Engine, free_port
 from server.engine.event_log import EventReader
+from server.engine.inner import Inner
 from server.engine.job import ERROR
 from server.engine.watch import RunWatch
 from server.enrolment import Enrolment, serve
@@ -134,11 +135,15 @@ class Daemon:
             if nginx is None:
                 log.warning("%s", edge.MISSING)
             where = Addresses.of(centre, nginx=nginx is not None)
-            engine = stack.enter_context(closing(Engine(centre, address=where.superlink)))
+            # Without an edge SuperLink serves plants of this machine itself, who have no such key.
+            inner = None if nginx is None else Inner.of(centre.pki)
+            engine = stack.enter_context(
+                closing(Engine(centre, address=where.superlink, inner=inner))
+            )
             supervisor = stack.enter_context(Supervisor(self._changed))
             supervisor.start(engine.program())
             if nginx is not None:
-                supervisor.start(self._edge(nginx, where))
+                supervisor.start(self._edge(nginx, where, inner))
             self._serve(stack, engine, where)
             if where.metrics:
                 registry = metrics.registry(
@@ -156,7 +161,7 @@ class Daemon:
                 self._look(watch, engine, supervisor)
             log.info("stopping" if self._stop.is_set() else "the centre's keys are new: restarting")
 
-    def _edge(self, nginx: str, where: Addresses) -> Program:
+    def _edge(self, nginx: str, where: Addresses, inner: Inner | None) -> Program:
         centre = self.centre
         settings = Edge(
             folder=centre.folder / "edge",
@@ -165,6 +170,7 @@ class Daemon:
             certificate=centre.pki / SERVER,
             key=centre.pki / SERVER_KEY,
             authority=centre.authority_pem,
+            inner=inner,
         )
         return Program(
             name=EDGE,

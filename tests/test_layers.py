@@ -33,6 +33,7 @@ RESERVED = {
         "server/app.py",
         "server/fleet.py",
         "server/engine/control.py",
+        "server/engine/inner.py",
         "server/engine/objects.py",
         "server/engine/superlink.py",
         "simulation/",

@@ -15,24 +15,16 @@ Covered: whoever has neither key can neither call the daemon nor pose as it. Not
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from client.link.bridge_client import CERTIFICATE as LINK_CERTIFICATE
 from client.link.bridge_client import DAEMON, PEER
 from client.link.bridge_client import KEY as LINK_KEY
 from common.errors import IdentityError
 from common.files import write_atomic
-from common.pki.keys import key_pem
+from common.pki.pinned import pinned
 
-DAYS = 3650
 LINK = "transferline-link"
 OURS = ("daemon.key", "daemon.pem", "link.pem")  #: in identity/
 
@@ -52,8 +44,8 @@ def make_pair(folder: Path, *, owner: tuple[int, int] | None = None) -> None:
     ours, theirs = folder / "identity", folder / "link"
     if all((ours / name).exists() for name in OURS):
         return
-    secret, daemon = _certificate(DAEMON)
-    link_secret, link = _certificate(LINK)
+    secret, daemon = pinned(DAEMON)
+    link_secret, link = pinned(LINK)
     for path, text in (
         (theirs / LINK_KEY, link_secret),
         (theirs / LINK_CERTIFICATE, link),
@@ -93,23 +85,3 @@ def daemon_half(folder: Path) -> Half:
             f"{error.filename} must be there for link.listen, cannot read it: {error.strerror}; "
             "remove identity/link.pem and start again"
         ) from error
-
-
-def _certificate(name: str) -> tuple[str, str]:
-    """Return a new key and a certificate of it for one name, PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=DAYS))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    return key_pem(key), certificate.public_bytes(Encoding.PEM).decode()

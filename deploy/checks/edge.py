@@ -47,7 +47,7 @@ def same_paths() -> list[str]:
                 key=folder / "server.key",
                 authority=folder / "ca.pem",
             )
-        )
+        )  # the example stands before the centre's own edge: it shows no inner key
     example = (NGINX / "edge.conf").read_text(encoding="utf-8")
     wanted, got = _locations(own), _locations(example)
     missing = [f"edge.conf must have {line!r}, as server/engine/edge.py" for line in wanted - got]

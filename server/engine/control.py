@@ -5,8 +5,8 @@ the installed `server.app` and `client.app`, so what runs is what each side has 
 it in memory and calling StartRun takes 0.1 s, against 2.4 s for ``flwr run``, which walks the
 folder tree. The modules of flwr that are used here are private to it, hence its exact pin.
 
-Control has no authentication: whoever reaches the address can submit code. It belongs on loopback
-(see `server.engine.edge`).
+Control has no authentication of its own: whoever reaches it can submit code. It belongs on
+loopback, behind the inner key (`server.engine.inner`).
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
 
 from common.errors import EngineError, IdentityError
+from server.engine.inner import Inner
 
 #: Run-config's keys and defaults: Flower refuses a key that the bundle does not declare.
 RUN_CONFIG = {"home": "", "prepare": "", "run": "", "fence": ""}
@@ -108,12 +109,15 @@ class Control:
     address : host and port, for example ``127.0.0.1:8000``.
     authority : PEM file of the CA of SuperLink's certificate; None: it speaks plain HTTP, as in
         simulation.
+    inner : the key that SuperLink asks for, if it asks for one.
     """
 
-    def __init__(self, address: str, *, authority: Path | None = None) -> None:
+    def __init__(
+        self, address: str, *, authority: Path | None = None, inner: Inner | None = None
+    ) -> None:
         self.address = address
         self._url = f"{'http' if authority is None else 'https'}://{address}"
-        verify = _context(authority) if authority is not None else True
+        verify = _context(authority, inner) if authority is not None else True
         self._client = ControlHttpClient(
             self._url, interceptors=[CliClientHttpInterceptor()], verify=verify
         )
@@ -333,11 +337,14 @@ def bundle() -> bytes:
     return content
 
 
-def _context(authority: Path) -> ssl.SSLContext:
+def _context(authority: Path, inner: Inner | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=str(authority))
+        context = ssl.create_default_context(cafile=str(authority))
     except (OSError, ssl.SSLError) as error:
         raise IdentityError(f"{authority} must hold the CA's certificate, got {error}") from error
+    if inner is not None:
+        inner.show_in(context)
+    return context
 
 
 def _code(error: httpx.HTTPStatusError) -> int | None:

@@ -1,14 +1,13 @@
 """The TLS edge: nginx in front of SuperLink, with the paths that plants need and nothing else.
 
 SuperLink serves Fleet, Control and Runtime on one port, and Control has no authentication. So
-SuperLink stays on loopback, and the edge passes ``POST /v1/fleet/<call>`` on to it; everything
-else ends at the edge with 404 or 403.
+SuperLink stays on loopback, behind a key (`server.engine.inner`), and the edge, which has it,
+passes ``POST /v1/fleet/<call>`` on; everything else ends at the edge with 404 or 403.
 
 Covered: paths are compared as they were sent, so ``..``, ``//`` and ``%2e`` lead nowhere; bodies
 are bounded; the edge holds SuperLink to its certificate; who a caller is, SuperLink checks by the
 node's key (``--enable-supernode-auth``).
-Not covered: floods (put a rate limit of your own in front), and other users of this machine, who
-can reach loopback. Give the centre a machine or a container of its own.
+Not covered: floods (put a rate limit of your own in front).
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from common.errors import ConfigError, EngineError
 from common.files import write_atomic
+from server.engine.inner import Inner
 
 CONFIGURATION = "nginx.conf"
 #: The calls of Flower's Fleet API. Whoever reaches one of them must still sign as a known node.
@@ -35,7 +35,8 @@ FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"
 MISSING = (
     "nginx must be installed for plants on other machines to reach the centre, got none: apt "
     "install nginx-light (Debian, Ubuntu) or dnf install nginx (Fedora, RHEL), or set `nginx` in "
-    "centre.toml to its path. Until then only this machine is served"
+    "centre.toml to its path. Until then only this machine is served, and all its users can "
+    "control the engine: for trials"
 )
 
 
@@ -50,6 +51,7 @@ class Edge:
     upstream : host and port of SuperLink, on loopback.
     certificate, key : PEM files that plants see.
     authority : PEM file of the CA that SuperLink's certificate is from.
+    inner : the key that SuperLink asks for.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Edge:
     certificate: Path
     key: Path
     authority: Path
+    inner: Inner | None = None
 
 
 def find_nginx(name: str) -> str | None:
@@ -171,8 +174,18 @@ server {{
         proxy_ssl_name localhost;
         proxy_ssl_server_name on;
         proxy_ssl_session_reuse on;
-    }}
+{_shown(edge.inner)}    }}
 }}
+"""
+
+
+def _shown(inner: Inner | None) -> str:
+    """Return the directives that show SuperLink the inner key."""
+    if inner is None:
+        return ""
+    return f"""\
+        proxy_ssl_certificate {_quoted(inner.certificate)};
+        proxy_ssl_certificate_key {_quoted(inner.key)};
 """
 
 

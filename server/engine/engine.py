@@ -1,8 +1,8 @@
 """The engine of a centre: SuperLink as a program, and the little that `up` asks of it.
 
-SuperLink listens on loopback with TLS, takes registered SuperNodes only, keeps its state in a file
-of the centre's folder, starts each ServerApp as a process of its own, and installs and reports
-nothing.
+SuperLink listens on loopback with TLS, takes only who holds the inner key and, of SuperNodes, those
+that are registered, keeps its state in a file of the centre's folder, starts each ServerApp as a
+process of its own, and installs and reports nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from common.home import VARIABLE, python_path
 from common.supervise import Program
 from server.centre import SERVER, SERVER_KEY, Centre
 from server.engine.control import Control
+from server.engine.inner import VARIABLE as KEY
+from server.engine.inner import Inner, write_programs
 
 NAME = "superlink"
+BIN = "bin"  #: folder of the centre's, for what SuperLink starts
 
 #: What keeps Flower quiet, quick and on this machine.
 ENVIRONMENT = {
@@ -30,13 +33,16 @@ ENVIRONMENT = {
 }
 
 
-def program(centre: Centre, *, address: str, control: Control) -> Program:
+def program(
+    centre: Centre, *, address: str, control: Control, inner: Inner | None = None
+) -> Program:
     """Return the program that `up` keeps running.
 
     Parameters
     ----------
     address : host and port on loopback.
     control : a connection to it; tells when it is up.
+    inner : the key that it asks for; None takes anybody.
     """
     folder, pki = centre.folder, centre.pki
     host, _, port = address.rpartition(":")
@@ -51,7 +57,7 @@ def program(centre: Centre, *, address: str, control: Control) -> Program:
             *("--database", str(folder / "superlink.db")),
             "--disable-runtime-dependency-installation",
         ),
-        env=environment(folder),
+        env=environment(folder, inner=inner),
         log=folder / "log" / "superlink.log",
         delay=(1.0, 30.0),
         ready=control.is_up,
@@ -59,7 +65,7 @@ def program(centre: Centre, *, address: str, control: Control) -> Program:
     )
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, *, inner: Inner | None = None) -> dict[str, str]:
     """Return the variables of SuperLink and all below it; nothing secret is among them."""
     inherited = {
         name: value
@@ -73,8 +79,15 @@ def environment(folder: Path) -> dict[str, str]:
         VARIABLE: str(folder),
         # The same code there as here, installed or not.
         "PYTHONPATH": python_path(),
+        **({} if inner is None else {KEY: str(inner.key)}),
         # SuperLink starts its helpers by name.
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PATH": os.pathsep.join(
+            (
+                *(() if inner is None else (str(folder / BIN),)),
+                str(Path(sys.executable).parent),
+                os.environ.get("PATH", os.defpath),
+            )
+        ),
     }
 
 
@@ -84,15 +97,18 @@ class Engine:
     Parameters
     ----------
     address : host and port on loopback that it listens on.
+    inner : the key that it asks for; None takes anybody.
     """
 
-    def __init__(self, centre: Centre, *, address: str) -> None:
-        self._centre, self.address = centre, address
-        self.control = Control(address, authority=centre.authority_pem)
+    def __init__(self, centre: Centre, *, address: str, inner: Inner | None = None) -> None:
+        self._centre, self.address, self._inner = centre, address, inner
+        self.control = Control(address, authority=centre.authority_pem, inner=inner)
 
     def program(self) -> Program:
         """Return the program that `up` keeps running."""
-        return program(self._centre, address=self.address, control=self.control)
+        if self._inner is not None:
+            write_programs(self._centre.folder / BIN)
+        return program(self._centre, address=self.address, control=self.control, inner=self._inner)
 
     def close(self) -> None:
         """Close the connection."""

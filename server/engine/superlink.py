@@ -11,13 +11,19 @@ as far as elsewhere (`common.pki`).
 rest, with longer and longer pauses, and meanwhile takes no other: a plant on a slow line would hold
 up all others until the round is over. Here a reply is handed out once it is all there, or once its
 upload has stood still for three minutes, which is then told as an error.
+
+*Closed*: connections must show the inner key (`server.engine.inner`), where there is an edge.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
+import ssl
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 from flwr.app import Message
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
@@ -32,12 +38,12 @@ from flwr.supercore.state.schema.corestate_models import (
 )
 from flwr.supercore.state.schema.linkstate_models import MessageRes
 from flwr.superlink import config_loader
-from flwr.superlink.cli.flower_superlink import flower_superlink
 from flwr.superlink.routers.fleet import node_auth
 from sqlalchemy import select
 
 from common.home import VARIABLE
 from common.pki import TOLERANCE
+from server.engine import inner
 from server.engine.objects import FileObjectStore
 
 PATIENCE = 120  #: seconds
@@ -90,6 +96,17 @@ def store_in(folder: Path) -> type[ObjectStoreFactory]:
     return Factory
 
 
+def close(names: dict[str, object], key: inner.Inner) -> None:
+    """Let the web server of SuperLink's module take only who shows the inner key."""
+    uvicorn = names["uvicorn"]
+    run = partial(
+        uvicorn.run,  # type: ignore[attr-defined]
+        ssl_ca_certs=str(key.certificate),
+        ssl_cert_reqs=ssl.CERT_REQUIRED,
+    )
+    names["uvicorn"] = SimpleNamespace(run=run)
+
+
 def _set(names: dict[str, object], name: str, value: object) -> None:
     assert name in names, f"another Flower: {name}"
     names[name] = value
@@ -103,7 +120,11 @@ def main() -> None:
     _set(vars(node_auth), "TIMESTAMP_TOLERANCE", int(TOLERANCE.total_seconds()))
     _set(vars(config_loader), "ObjectStoreFactory", store_in(Path(os.environ[VARIABLE]) / OBJECTS))
     setattr(SqlLinkState, TAKE, whole(getattr(SqlLinkState, TAKE)))
-    flower_superlink()
+    # The package has a function of the module's name.
+    module = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    if key := os.environ.get(inner.VARIABLE):
+        close(vars(module), inner.Inner(key=Path(key)))
+    module.flower_superlink()
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import types
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.app.metadata import Metadata
+from flwr.server.utils.validator import validate_message
 
 from client import app as bridge
 from common.config import FederationConfig
@@ -117,6 +120,21 @@ def test_an_order_reaches_the_plant_and_its_reply_comes_back(home: Path) -> None
     assert (reply.plant, reply.run, reply.round, reply.weight) == ("steel", "r", 1, 7)
     assert reply.payload == RELEASE.vector.tobytes()
     assert got.metadata.reply_to_message_id == "m"
+
+
+@pytest.mark.parametrize("ahead", [-600.0, 0.0, 340.0, 900.0])
+def test_a_reply_counts_whatever_the_plants_clock_says(home: Path, ahead: float) -> None:
+    """The plant's clock is ahead of, or behind, that of the centre, which made the order now."""
+    asked = message(order_record(), "train")
+    now = time.time()
+    asked.metadata.created_at, asked.metadata.ttl = now - ahead, 330.0
+    got = bridge.app(asked, context(partition_id=0))
+    with pytest.MonkeyPatch.context() as patch:  # what SuperLink checks, by its own clock
+        centre = datetime.fromtimestamp(now - ahead, tz=UTC)
+        patch.setattr("flwr.server.utils.validator.now", lambda: centre)
+        got.metadata.__dict__["_message_id"] = "m2"
+        assert validate_message(got, is_reply_message=True) == []
+    assert got.metadata.created_at + got.metadata.ttl == pytest.approx(now - ahead + 330.0)
 
 
 def test_a_real_node_without_a_plant_says_so_in_one_line(home: Path) -> None:

@@ -24,6 +24,7 @@ from server.centre import Centre
 from server.daemon import check_free
 from server.engine.control import Control
 from server.engine.edge import find_nginx
+from server.engine.inner import Inner
 from server.state.tables import utcnow
 
 pytestmark = [
@@ -163,6 +164,11 @@ def test_a_centre_lives_and_ends(centre: Centre, up: Up, tmp_path: Path) -> None
         pytest.raises(EngineError, match="404"),
     ):
         outside.start({})
+    with (
+        Control(address_behind_the_edge(centre), authority=centre.authority_pem) as neighbour,
+        pytest.raises(EngineError, match=r"(?i)certificate|disconnected|reset|broken"),
+    ):
+        neighbour.start({})  # somebody else on this machine: no key
     nodes_come_and_go(centre, tmp_path)
 
     second = subprocess.run(
@@ -209,11 +215,19 @@ def nodes_of(centre: Centre) -> list[int]:
         return [node.node_id for node in control.nodes()]
 
 
-def behind_the_edge(centre: Centre) -> Control:
+def address_behind_the_edge(centre: Centre) -> str:
     text = (centre.folder / "edge" / "nginx.conf").read_text()
     address = re.search(r"server (127\.0\.0\.1:\d+);", text)
     assert address is not None
-    return Control(address[1], authority=centre.authority_pem)
+    return address[1]
+
+
+def behind_the_edge(centre: Centre) -> Control:
+    return Control(
+        address_behind_the_edge(centre),
+        authority=centre.authority_pem,
+        inner=Inner.of(centre.pki),
+    )
 
 
 def nodes_come_and_go(centre: Centre, folder: Path) -> None:
