@@ -10,7 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 from client.personal import Arrays
-from common.backbone import Network, Part, parts, travelling, write_tensors
+from common.backbone import (
+    Network,
+    Part,
+    parts,
+    stage_index,
+    stages,
+    travelling,
+    write_tensors,
+)
 from common.config import FederationConfig
 from common.errors import UpdateError
 from common.orders import Release
@@ -46,10 +54,32 @@ def cut_update(
     network: Network, trained: Arrays, release: Release, *, config: FederationConfig, weight: int
 ) -> Update:
     """Return trained minus released values of the tensors that travel."""
-    schema = release.schema.subset(_travelling(network, config))
+    names = _travelling(network, config)
+    schema = release.schema.subset(names)
     released = release.schema.unflatten(release.vector)
     change = {name: trained[name] - released[name] for name in schema.shapes}
-    return Update(schema=schema, vector=schema.flatten(change), weight=weight)
+    return Update(
+        schema=schema,
+        vector=schema.flatten(change),
+        weight=weight,
+        moving=names & moving(network, config),
+    )
+
+
+def moving(network: Network, config: FederationConfig) -> frozenset[str]:
+    """Name the tensors that rounds by these settings may change, whatever the data.
+
+    All but statistics that are frozen and, where noise is added, the stages that
+    ``training.freeze_until`` holds still: noise on what never moves would only do harm.
+    """
+    names = {name for name, _ in network.named_parameters()}
+    if config.training.batch_norm != "frozen":
+        names |= {name for name, _ in network.named_buffers()}
+    if config.private:
+        first = stage_index(network, config.training.freeze_until)
+        for stage in stages(network)[:first]:
+            names -= set(stage.parameters)
+    return frozenset(names)
 
 
 def own_part(network: Network, trained: Arrays, *, config: FederationConfig) -> Arrays:

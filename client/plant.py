@@ -15,6 +15,7 @@ trained again to the same bytes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ import torch
 from client import adoption
 from client.clock import Clock
 from client.desk.outbox import Outbox
+from client.desk.spending import Spending
 from client.exchange import assemble, cut_update, head_arrived, own_part
 from client.fitting import check_head, network_for, paired_of, predicted_of, read_by
 from client.methods import ALONE, FEDERATED, Work
@@ -37,7 +39,7 @@ from client.tasks.metrics import Prediction
 from client.training import Trainer, choose_device, gpu_memory
 from common.backbone import Network, read_tensors, write_tensors
 from common.config import FederationConfig, PlantConfig, load_plant
-from common.errors import TransferlineError, UpdateError
+from common.errors import PolicyError, TransferlineError, UpdateError
 from common.files import write_atomic
 from common.forms import Turn
 from common.orders import Kind, Order, Outcome, Release, Reply
@@ -105,6 +107,10 @@ class Plant:
     def outbox(self) -> Outbox:
         return Outbox(self.folder / "outbox")
 
+    @property
+    def spending(self) -> Spending:
+        return Spending(self.folder)
+
     def answer(self, order: Order, release: Release) -> Reply:
         """Answer one order; every failure is an answer too, with the plant's state as it was.
 
@@ -116,9 +122,17 @@ class Plant:
             if (kept := self.outbox.find(order)) is not None:
                 return kept
             work_out = self._train if order.kind is Kind.TRAIN else self._adopt
+            if order.kind is Kind.TRAIN:
+                policy = load_plant(self.folder / "plant.toml").policy
+                self.spending.charge(order, policy)
             with gpu_memory():
                 reply = work_out(order, release)
+            if order.kind is Kind.TRAIN:
+                self.spending.sending(order)
             self.outbox.put(order, reply)
+        except PolicyError as error:
+            log.warning("%s: round %d: %s", self.name, order.round, error)
+            return self._reply(order, outcome=Outcome.DECLINED, reason=str(error))
         except TransferlineError as error:
             log.warning("%s: round %d: %s", self.name, order.round, error)
             outcome = Outcome.DECLINED if isinstance(error, UpdateError) else Outcome.FAILED
@@ -184,9 +198,12 @@ class Plant:
             scores["trained"] = work.trainer.validate(work.network)
         with clock("protect"):
             trained, weight = work.snapshot(), len(work.train)
+            if config.private:
+                # A count of images would tell of one; so plants count alike.
+                weight = config.server.max_weight
             update = cut_update(work.network, trained, release, config=config, weight=weight)
             turn = Turn(run=order.run, round=order.round)
-            sent = protect(update, config, turn=turn, left=left)
+            sent = protect(update, config, turn=turn, plants=len(order.cohort), left=left)
         kept = {} if sent.left is None else {LEFT: sent.left}
         self.store.add(
             {**own_part(work.network, trained, config=config), **work.extra, **kept},
@@ -202,9 +219,18 @@ class Plant:
             payload=sent.payload,
             schema=update.schema.digest,
             weight=update.weight,
-            scores=scores,
-            seconds=clock.seconds,
+            **self._told(order, scores=scores, seconds=clock.seconds),
         )
+
+    def _told(self, order: Order, **said: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what goes beside an update: nothing of it where noise hides something.
+
+        Scores, durations and verdicts follow from the images as the update does, and have no noise.
+        """
+        if order.config.private:
+            self.facts |= said
+            return {}
+        return said
 
     def _local(self, release: Release, config: FederationConfig) -> Version | None:
         """Return the model that the federation must not worsen; train it if there is none yet."""
@@ -234,7 +260,8 @@ class Plant:
         scores["tuned"] = dict(candidate.scores)
         scores["deployed"] = dict(self.store.version(now.version).scores)
         notes = {"adopted": now.version == candidate.number, **asdict(now)}
-        return self._reply(order, scores=scores, seconds=clock.seconds, notes=notes)
+        said = self._told(order, scores=scores, seconds=clock.seconds, notes=notes)
+        return self._reply(order, **said)
 
     def _tune(self, order: Order, release: Release, work: Work) -> Version:
         """Make a candidate from the release; one made before the process was killed will do."""

@@ -23,7 +23,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-from common.config import PrivacyConfig
+from common.config import FederationConfig
+from common.config.privacy import honest
 from common.errors import StateError
 
 #: In words, for reports.
@@ -98,17 +99,24 @@ class Epsilon:
         return min(self.rdp, self.pld)
 
 
-def cost_of(privacy: PrivacyConfig) -> Cost | None:
-    """Return what a round by these settings costs a plant; None where it adds no noise."""
+def cost_of(config: FederationConfig, *, plants: int, contributions: int = 1) -> Cost | None:
+    """Return what a round by these settings costs a plant; None where it adds no noise.
+
+    Parameters
+    ----------
+    plants : in the order's cohort.
+    contributions : how often an update may be sent into a secure sum. Sums over other plants can be
+        subtracted, so from the second on the plant counts on its own part of the noise alone.
+    """
+    privacy = config.privacy
+    noise = privacy.noise_multiplier
     if privacy.unit == "none":
         return None
-    if privacy.unit == "plant":
-        return Cost(noise_multiplier=privacy.noise_multiplier)
-    return Cost(
-        noise_multiplier=privacy.noise_multiplier,
-        sample_rate=privacy.sample_rate,
-        steps=privacy.steps,
-    )
+    if privacy.unit == "record":
+        return Cost(noise_multiplier=noise, sample_rate=privacy.sample_rate, steps=privacy.steps)
+    if config.secure_aggregation.enabled and contributions > 1:
+        noise /= math.sqrt(honest(plants))
+    return Cost(noise_multiplier=noise)
 
 
 def epsilon(costs: Iterable[Cost], *, delta: float) -> Epsilon:

@@ -114,8 +114,10 @@ class Update:
     schema : names and shapes of the tensors that travel.
     vector : trained minus released values, float32, shape (schema.size,).
     weight : number of training examples.
+    moving : names of the tensors that the settings let move; the others are as they were.
     """
 
     schema: Schema
     vector: Vector
     weight: int
+    moving: frozenset[str] = frozenset()

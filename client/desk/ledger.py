@@ -12,6 +12,7 @@ one value a name:
 ``worker``   ``pid``, ``starts`` since the daemon's start, ``killed`` for their time
 ``data``     images in use: ``train``, ``validation``, ``test``
 ``training`` of the last round: ``seconds``, ``images``, ``images_per_second``, ``loss``
+``scores``   of the last order, where noise kept them out of the answer; so ``seconds``, ``notes``
 ``gpu``      ``name``, ``used`` (most of the last order) and ``total`` bytes; null without one
 ``disk``     ``free`` and ``total`` bytes at the last order
 =========== ========================================================================

@@ -90,7 +90,7 @@ class Spending:
         StateError
             If the ledger cannot be written.
         """
-        cost = cost_of(order.config.privacy)
+        cost = _cost(order, policy)
         if cost is None and policy.privacy_budget is None:
             return
         self._ledger.prepare()
@@ -114,7 +114,7 @@ class Spending:
 
     def sending(self, order: Order) -> None:
         """Note that an order's answer is about to be filed: asked once more, it costs once more."""
-        if cost_of(order.config.privacy) is not None:
+        if order.config.private:
             with self._ledger.open() as database:
                 database.execute(
                     "UPDATE charges SET sent = 1 WHERE digest = ?", (order_digest(order),)
@@ -125,7 +125,7 @@ def _objection(charges: list[Charge], order: Order, policy: PolicySection) -> st
     budget, delta = policy.privacy_budget, policy.privacy_delta
     if budget is None:
         return ""
-    unit, cost = order.config.privacy.unit, cost_of(order.config.privacy)
+    unit, cost = order.config.privacy.unit, _cost(order, policy)
     if cost is None:
         return (
             f"privacy.unit must be record or plant at a plant with a privacy budget (epsilon "
@@ -140,6 +140,14 @@ def _objection(charges: list[Charge], order: Order, policy: PolicySection) -> st
         f"privacy spent must be at most epsilon {budget:g} at delta {delta:g} (unit {unit}), got "
         f"{before:.3g} before and {after:.3g} with this round; raise privacy.noise_multiplier or "
         "go on without this plant"
+    )
+
+
+def _cost(order: Order, policy: PolicySection) -> Cost | None:
+    return cost_of(
+        order.config,
+        plants=len(order.cohort),
+        contributions=policy.contributions_per_release,
     )
 
 

@@ -7,10 +7,12 @@ before the first step, so that every step sees all that could be sent.
 
 from typing import Protocol
 
+from client.protection.blur import Blur
 from client.protection.clip import Clip
 from client.protection.leftover import Sent, recall, shape
 from client.protection.validate import Validate
 from common.config import FederationConfig
+from common.config.privacy import honest
 from common.forms import Turn
 from common.update import Update, Vector
 
@@ -21,23 +23,47 @@ class Step(Protocol):
     def apply(self, update: Update) -> Update: ...
 
 
-def steps(config: FederationConfig) -> tuple[Step, ...]:
-    """Return the steps that a federation's settings ask for, in order."""
+def steps(config: FederationConfig, *, plants: int | None = None) -> tuple[Step, ...]:
+    """Return the steps that a federation's settings ask for, in order.
+
+    Parameters
+    ----------
+    plants : in the order's cohort; None for the fewest that a round may have.
+    """
     server = config.server
-    found: list[Step] = [Validate(max_norm=server.max_update_norm)]
+    found: list[Step] = []
+    if config.privacy.unit == "plant":
+        found += [Clip(max_norm=config.privacy.clip), _blur(config, plants or config.min_plants)]
+    found.append(Validate(max_norm=server.max_update_norm))
     if server.rule == "norm_bound" and server.radius is not None:
         found.append(Clip(max_norm=server.radius))
     return tuple(found)
 
 
+def _blur(config: FederationConfig, plants: int) -> Blur:
+    """Size the noise: the whole at each plant, or a part of what the sum carries."""
+    privacy, sums = config.privacy, config.secure_aggregation
+    multiplier, length = privacy.noise_multiplier, privacy.clip
+    if not sums.enabled:
+        return Blur(multiplier=multiplier, length=length)
+    step = sums.bound / (2 ** (sums.bits - 1) - 1)
+    return Blur(multiplier=multiplier, length=length, honest=honest(plants), step=step)
+
+
 def protect(
-    update: Update, config: FederationConfig, *, turn: Turn, left: Vector | None = None
+    update: Update,
+    config: FederationConfig,
+    *,
+    turn: Turn,
+    plants: int | None = None,
+    left: Vector | None = None,
 ) -> Sent:
     """Add what was left over, apply every step, and bring what comes out of them into its form.
 
     Parameters
     ----------
     turn : of the order.
+    plants : as in `steps`.
     left : what the update before did not say, float32 of the update's shape; None for nothing.
 
     Raises
@@ -47,7 +73,7 @@ def protect(
     """
     whole = recall(update, config, left=left)
     update = whole
-    for step in steps(config):
+    for step in steps(config, plants=plants):
         update = step.apply(update)
     return shape(update, config, turn=turn, whole=whole)
 

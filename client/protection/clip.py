@@ -19,7 +19,8 @@ class Clip:
 
     def apply(self, update: Update) -> Update:
         """Return the update, or a shorter one."""
-        norm = float(np.linalg.norm(update.vector.astype(np.float64)))
-        if norm <= self.max_norm:
+        # Rounding to float32 must not make it longer again.
+        norm = float(np.linalg.norm(update.vector.astype(np.float64))) * (1 + 1e-6)
+        if norm <= self.max_norm or not np.isfinite(norm):
             return update
         return replace(update, vector=update.vector * np.float32(self.max_norm / norm))

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from common.combining import RULES
-from common.config.privacy import PrivacyConfig
+from common.config.privacy import PrivacyConfig, objection
 from common.config.section import (
     Channels,
     ClassNames,
@@ -304,17 +304,8 @@ class FederationConfig(Section):
 
     @model_validator(mode="after")
     def _noise_hides_all_that_depends_on_data(self) -> Self:
-        if self.private and self.training.batch_norm != "frozen":
-            raise ValueError(
-                f"training.batch_norm must be 'frozen' with privacy.unit {self.privacy.unit!r}, "
-                f"got {self.training.batch_norm!r}: statistics of the plant's images would travel, "
-                "or steer the step, without noise"
-            )
-        if self.privacy.unit == "record" and self.method == "fedrep":
-            raise ValueError(
-                "method must be another than fedrep with privacy.unit 'record', got fedrep: it "
-                "fits the head without noise, and the backbone's step follows the head; use fedper"
-            )
+        if why := objection(self):
+            raise ValueError(why)
         return self
 
     @model_validator(mode="after")

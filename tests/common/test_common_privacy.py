@@ -7,12 +7,15 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from common.config import PrivacyConfig
+from common.config import FederationConfig
+from common.config.privacy import honest, objection
 from common.errors import StateError
 from common.privacy import MEANINGLESS, Cost, cost_of, epsilon, rdp_curve
+from common.secagg.roster import threshold
 
 COSTS = st.builds(
     Cost,
@@ -101,16 +104,70 @@ def test_order_and_grouping_do_not_matter() -> None:
 
 def test_nothing_costs_nothing_and_no_noise_is_told_as_such() -> None:
     assert epsilon([], delta=1e-5).value == 0.0
-    assert cost_of(PrivacyConfig()) is None
+    assert cost_of(FederationConfig(), plants=5) is None
     quiet = epsilon([Cost(noise_multiplier=0.01, sample_rate=0.5, steps=1000)], delta=1e-5)
     assert quiet.value > MEANINGLESS
     assert quiet.pld == quiet.rdp
 
 
+def settings_of(**tables: dict[str, object]) -> FederationConfig:
+    return FederationConfig.model_validate({"min_plants": 5, **tables})
+
+
 def test_settings_say_the_cost() -> None:
-    record = PrivacyConfig(unit="record", noise_multiplier=1.5, sample_rate=0.25, steps=7)
-    assert cost_of(record) == Cost(noise_multiplier=1.5, sample_rate=0.25, steps=7)
-    assert cost_of(PrivacyConfig(unit="plant", noise_multiplier=3.0)) == Cost(noise_multiplier=3.0)
+    record = settings_of(
+        privacy={"unit": "record", "noise_multiplier": 1.5, "sample_rate": 0.25, "steps": 7}
+    )
+    assert cost_of(record, plants=5) == Cost(noise_multiplier=1.5, sample_rate=0.25, steps=7)
+    plant = settings_of(privacy={"unit": "plant", "noise_multiplier": 3.0})
+    assert cost_of(plant, plants=5) == Cost(noise_multiplier=3.0)
+    assert cost_of(plant, plants=5, contributions=2) == Cost(noise_multiplier=3.0)
+
+
+def test_sums_that_can_be_subtracted_cost_by_the_plants_own_noise() -> None:
+    config = settings_of(
+        privacy={"unit": "plant", "noise_multiplier": 3.0},
+        secure_aggregation={"enabled": True, "bits": 20, "bound": 30.0},
+    )
+    assert cost_of(config, plants=5) == Cost(noise_multiplier=3.0)
+    again = cost_of(config, plants=5, contributions=2)
+    assert again == Cost(noise_multiplier=3.0 / math.sqrt(2))
+
+
+@given(plants=st.integers(3, 100))
+def test_honest_plants_are_the_threshold_less_those_who_may_help_the_centre(plants: int) -> None:
+    least = threshold(plants)
+    assert honest(plants) == least - (2 * least - plants - 1)
+    assert 1 <= honest(plants) <= honest(plants + 1)
+
+
+@pytest.mark.parametrize(
+    ("tables", "why"),
+    [
+        ({"training": {"batch_norm": "adapt"}}, "batch_norm must be 'frozen'"),
+        ({"update": {"form": "top_k"}}, "error_feedback must be false"),
+        ({"server": {"rule": "norm_bound"}}, "rule must be another than norm_bound"),
+        ({"secure_aggregation": {"enabled": True}}, "bits must be at most 20"),
+        ({"secure_aggregation": {"enabled": True, "bits": 20}}, "bound must be at least 6.66"),
+    ],
+)
+def test_settings_that_let_something_through_are_refused(
+    tables: dict[str, dict[str, object]], why: str
+) -> None:
+    with pytest.raises(ValidationError, match=why):
+        settings_of(privacy={"unit": "plant"}, **tables)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [({"method": "fedrep"}, "use fedper"), ({"task": "of-another-kind"}, "unit 'plant'")],
+)
+def test_methods_and_tasks_that_look_at_all_records_are_refused(
+    fields: dict[str, str], why: str
+) -> None:
+    config = settings_of(privacy={"unit": "record"})
+    assert objection(config) == ""
+    assert why in objection(config.model_copy(update=fields))
 
 
 @given(cost=COSTS)
