@@ -37,6 +37,7 @@ from client.selection import Evidence, judged
 from client.tasks import PlantData, Task, task_of
 from client.tasks.metrics import Prediction
 from client.training import Trainer, choose_device, gpu_memory
+from common.agreed import at_plant
 from common.backbone import Network, read_tensors, write_tensors
 from common.config import FederationConfig, PlantConfig, load_plant
 from common.errors import PolicyError, TransferlineError, UpdateError
@@ -327,8 +328,8 @@ class Plant:
         )
 
     def _network(self, config: FederationConfig) -> Network:
-        data = self.data(config)
-        return network_for(config, data, device=choose_device(self.settings.device))
+        data, device = self.data(config), choose_device(self.settings.device)
+        return network_for(at_plant(config, self.settings), data, device=device)
 
     def _trainer(self, config: FederationConfig, *, seed: int) -> Trainer:
         device = choose_device(self.settings.device)

@@ -30,8 +30,8 @@ from common.update import Tensors
 
 __all__ = [
     "Network", "Part", "Source", "Stage", "build", "build_for", "has_norm", "load_source",
-    "norm_layers", "outline", "outline_for", "parts", "read_tensors", "stage_index", "stages",
-    "travelling", "write_tensors",
+    "norm_layers", "outline", "outline_for", "parts", "read_tensors", "settled", "stage_index",
+    "stages", "travelling", "write_tensors",
 ]  # fmt: skip
 
 #: Modules whose tensors are normalisation: batch, instance, layer, group, RMS.
@@ -85,10 +85,12 @@ class Source:
     Attributes
     ----------
     network : backbone with the source weights, and a random head.
+    config : the settings, with all that the source says: mean and deviation, digests of files.
     mean, std : of a channel of images, for input in [0, 1]; None for all else.
     """
 
     network: Network
+    config: FederationConfig
     mean: Channels | None
     std: Channels | None
 
@@ -190,11 +192,21 @@ def load_source(config: FederationConfig, *, base: Path, classes: int = 2) -> So
     ------
     BackboneError
         If the backbone is unknown, or weights cannot be had or do not fit; names the tensors.
+    ConfigError
+        If another file that the settings name cannot be had.
     """
+    config = settled(config, base=base)
     network = build_for(config, outputs=classes, seed=config.seed)
     family = FAMILIES[KINDS[config.task].family]
     mean, std = family.fill(config, network.backbone, base=base) or (None, None)
-    return Source(network=network, mean=config.mean or mean, std=config.std or std)
+    mean, std = config.mean or mean, config.std or std
+    config = config.model_copy(update={"mean": mean, "std": std})
+    return Source(network=network, config=config, mean=mean, std=std)
+
+
+def settled(config: FederationConfig, *, base: Path) -> FederationConfig:
+    """Return settings that say all that every plant must have the same (`Family.settle`)."""
+    return FAMILIES[KINDS[config.task].family].settle(config, base=base)
 
 
 def parts(network: Network) -> dict[str, Part]:

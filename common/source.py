@@ -29,6 +29,7 @@ from common.backbone import (
     outline_for,
     parts,
     read_tensors,
+    settled,
     travelling,
 )
 from common.config import FederationConfig, load_federation
@@ -75,7 +76,7 @@ def start(config: FederationConfig, *, base: Path) -> Start:
     """
     _check_classes(config)
     source = load_source(config, base=base)
-    config = config.model_copy(update={"mean": source.mean, "std": source.std})
+    config = source.config
     return Start(
         config=config,
         release=first_release(source.network, config),
@@ -122,7 +123,7 @@ def main(arguments: list[str]) -> int:
     try:
         config = load_federation(path)
         if layout:
-            facts = _layout(config)
+            facts = _layout(config, base=path.parent)
         else:
             begun = start(config, base=path.parent)
             write_source(out / SOURCE, begun.release)
@@ -135,8 +136,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _layout(config: FederationConfig) -> Mapping[str, Any]:
+def _layout(config: FederationConfig, *, base: Path) -> Mapping[str, Any]:
     _check_classes(config)
+    config = settled(config, base=base)
     network = build_for(config, outputs=2)
     schema = first_release(network, config).schema
     return _facts(config, schema, what_travels(network, config))

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from common.config import FederationConfig
 
-TaskName = Literal["image-classification", "series-classification", "series-regression"]
+TaskName = Literal[
+    "image-classification", "series-classification", "series-regression", "text-classification"
+]
 Learns = Literal["classes", "numbers"]
 
 
@@ -80,6 +82,7 @@ KINDS: dict[TaskName, Kind] = {
     "series-regression": Kind(
         family="series", backbone="gru", learns="numbers", section="series", measure=RMSE
     ),
+    "text-classification": Kind(family="text", backbone="text_cnn", section="text"),
 }
 
 

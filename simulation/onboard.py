@@ -119,7 +119,7 @@ def _plant(folder: Path, data: Path, config: FederationConfig, labels: int, seed
 
 def _source(config: FederationConfig, base: Path) -> tuple[FederationConfig, Release]:
     source = load_source(config, base=base)
-    config = config.model_copy(update={"mean": source.mean, "std": source.std, "classes": ()})
+    config = source.config.model_copy(update={"classes": ()})
     tensors = read_tensors(source.network)
     schema = Schema.of({n: v for n, v in tensors.items() if not n.startswith(("head.", "stem."))})
     vector = schema.flatten({name: tensors[name] for name in schema.shapes})

@@ -113,7 +113,7 @@ def prepare(
             f"min_plants must be at most the number of plants, {len(data)}, got {config.min_plants}"
         )
     source = load_source(config, base=base)
-    config = config.model_copy(update={"mean": source.mean, "std": source.std})
+    config = source.config
     for name, folder in data.items():
         Plant.create(home / "plants" / name, _plant_config(name, folder, config))
     tasks = [

@@ -33,6 +33,7 @@ from client.tasks.data import PlantData, Progress
 from client.tasks.images import ImageTask
 from client.tasks.metrics import Prediction
 from client.tasks.series.task import SeriesClasses, SeriesNumbers
+from client.tasks.text import TextTask
 from common.config import FederationConfig, PlantConfig
 from common.tasks import Measure, TaskName
 
@@ -154,6 +155,7 @@ TASKS: dict[TaskName, Kind] = {
     "image-classification": ImageTask,
     "series-classification": SeriesClasses,
     "series-regression": SeriesNumbers,
+    "text-classification": TextTask,
 }
 
 

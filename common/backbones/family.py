@@ -58,6 +58,22 @@ class Family(Protocol):
         """
         ...
 
+    def settle(self, config: FederationConfig, *, base: Path) -> FederationConfig:
+        """Return settings that say all that every plant must have the same, before the first round.
+
+        Paths become whole, and files are named by their digests.
+
+        Parameters
+        ----------
+        base : folder that relative paths start from.
+
+        Raises
+        ------
+        ConfigError
+            If a file that the settings name cannot be had.
+        """
+        ...
+
     def outline(self, config: FederationConfig) -> Body:
         """Return what `construct` does on the meta device, for names and shapes only."""
         ...
@@ -112,6 +128,9 @@ class Plain:
     def __init__(self, kind: str, builders: Mapping[str, Builder]) -> None:
         self.kind = kind
         self.builders = builders
+
+    def settle(self, config: FederationConfig, *, base: Path) -> FederationConfig:
+        return config
 
     def construct(self, config: FederationConfig, *, seed: int) -> Body:
         builder = self._builder(config.backbone)

@@ -23,6 +23,9 @@ from common.weights import HALF, read_weights
 class ImageFamily:
     """Torchvision's models, with torchvision's weights or a file of the user's."""
 
+    def settle(self, config: FederationConfig, *, base: Path) -> FederationConfig:
+        return config
+
     def construct(self, config: FederationConfig, *, seed: int) -> Body:
         found = architecture.layout(config.backbone, image_size=config.image_size)
         module = architecture.construct(config.backbone, image_size=config.image_size, seed=seed)

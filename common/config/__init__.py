@@ -25,6 +25,7 @@ from common.config.plant import (
 from common.config.privacy import PrivacyConfig
 from common.config.section import Section
 from common.config.update import UpdateConfig
+from common.config.text import TextConfig, TextSection
 
 __all__ = [
     "CentreConfig",
@@ -39,6 +40,8 @@ __all__ = [
     "Section",
     "SecureAggregationConfig",
     "ServerConfig",
+    "TextConfig",
+    "TextSection",
     "TrainingConfig",
     "UpdateConfig",
     "load_centre",

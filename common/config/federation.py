@@ -20,6 +20,7 @@ from common.config.section import (
 )
 from common.config.series import PlantSeriesSection, SeriesSection
 from common.config.update import UpdateConfig
+from common.config.text import TextConfig, TextSection
 from common.sharing import FEDERATED
 from common.tasks import KINDS, TaskName
 from common.toml import commented, read_toml, validate
@@ -173,6 +174,7 @@ class PlantSection(Section):
     classes: ClassNames = Field((), description="Use only these class folders; empty means all.")
     good: str = Field("", description="The class of good parts; escape rate needs it.")
     series: PlantSeriesSection = Field(default_factory=lambda: PlantSeriesSection())
+    text: TextSection = Field(default_factory=lambda: TextSection())
 
     @model_validator(mode="after")
     def _good_is_a_class(self) -> Self:
@@ -259,6 +261,7 @@ class FederationConfig(Section):
     secure_aggregation: SecureAggregationConfig = Field(
         default_factory=lambda: SecureAggregationConfig()
     )
+    text: TextConfig = Field(default_factory=lambda: TextConfig())
     plants: dict[str, PlantSection] = Field(
         default_factory=dict, description="Per plant, by folder name."
     )
