@@ -17,11 +17,16 @@ from peft import LoraConfig, inject_adapter_in_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
+from transformers.utils import logging
 
 from common.agreed import SETTINGS, encoder_folder
 from common.backbones.family import Body
 from common.config.text import TextConfig
 from common.errors import BackboneError
+
+# Progress over weights that are here in a second, and notes on layers that we leave out.
+logging.disable_progress_bar()
+logging.set_verbosity_error()
 
 #: What transformers raises when a folder holds something else than a model that it knows.
 _ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError)

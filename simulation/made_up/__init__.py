@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from simulation.made_up.images import IMAGES, write_images
+from simulation.made_up.text import TEXT, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,4 +32,5 @@ class Demo:
 #: By the word after ``--task``.
 DEMOS: dict[str, Demo] = {
     "images": Demo(settings=IMAGES, write=write_images),
+    "text": Demo(settings=TEXT, write=write_text),
 }
