@@ -30,6 +30,7 @@ def predicted_of(data: PlantData, indices: Tensor, predicted: Tensor) -> Predict
         predicted=predicted.numpy(),
         names=tuple(data.names[i] for i in index.tolist()),
         groups=None if data.groups is None else data.groups[index].numpy(),
+        texts=tuple(data.texts[i] for i in index.tolist()) if data.texts else (),
     )
 
 

@@ -29,6 +29,8 @@ from simulation.run import Judged, Plan, SeedRun
 
 MISTAKES = 6
 PICTURE = 112
+#: Letters of a mistaken text that are shown.
+LONGEST = 200
 
 
 def collect(plan: Plan, runs: Sequence[SeedRun]) -> Results:
@@ -157,10 +159,11 @@ def _mistakes(
     return [
         {
             "file": prediction.names[i],
+            "text": prediction.texts[i][:LONGEST] if prediction.texts else "",
             "truth": classes[prediction.truth[i]],
             "predicted": classes[said[i]],
             "confidence": float(sure[i]),
-            "picture": _picture(folder / prediction.names[i]),
+            "picture": "" if prediction.texts else _picture(folder / prediction.names[i]),
         }
         for i in worst.tolist()
     ]

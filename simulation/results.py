@@ -70,8 +70,9 @@ class Skipped(Record):
 class Mistake(Record):
     """A wrong prediction, most confident first."""
 
-    file: str = Field(description="Path below the plant's folder.")
-    truth: str = Field(description="The class of its folder.")
+    file: str = Field(description="Path below the plant's folder; of a row its line too.")
+    text: str = Field("", description="What it says, where examples are texts.")
+    truth: str = Field(description="The class of its folder or row.")
     predicted: str = Field(description="The class that the model said.")
     confidence: Share = Field(description="Probability that the model gave to `predicted`.")
     picture: str = Field(

@@ -55,6 +55,7 @@ class PlantData:
         targets: settings of the task at this plant, content of the inputs.
     skipped : files or rows that could not be used.
     notes : what a reader of the results should know, one line each.
+    texts : what the examples say, where they are texts; never leaves the plant.
     extra : whatever else a task wants to find again in its own methods.
     """
 
@@ -75,6 +76,7 @@ class PlantData:
     fingerprint: str = ""
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
     extra: Any = None
 
     @property

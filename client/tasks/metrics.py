@@ -49,12 +49,14 @@ class Prediction:
     truth : class indices, int64, shape (n,); or numbers, shape (n, outputs).
     predicted : probabilities, shape (n, classes); or numbers, shape (n, outputs).
     names : of the examples, in the same order.
+    texts : what they say, where they are texts.
     groups : which examples are not independent of each other, shape (n,); None: all are.
     """
 
     truth: Array
     predicted: Array
     names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
     groups: Array | None = None
 
     @property

@@ -24,7 +24,7 @@ from client.tasks.texts import Row, read_rows, text_files
 from client.tasks.tokens import Hashing, Tokeniser, Vocabulary, normalised
 from common.agreed import ENCODER, at_plant, check, encoder_folder
 from common.config import FederationConfig, PlantConfig
-from common.config.text import TextConfig
+from common.config.text import TextSection
 from common.errors import ConfigError, DataError
 
 #: The class of all classes that are too rare for one of their own.
@@ -79,7 +79,7 @@ class TextTask(Classes):
         return folder.is_dir() and bool(text_files(folder))
 
     @property
-    def text(self) -> TextConfig:
+    def text(self) -> TextSection:
         return self.config.text
 
     def load(
@@ -132,7 +132,7 @@ class TextTask(Classes):
             fingerprint=hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16],
             skipped=tuple(skipped),
             notes=(*found.notes, *_notes(parts, found.classes), *_conflicts(found, words)),
-            extra=tuple(texts),
+            texts=tuple(texts),
         )
 
     def tokeniser(self) -> Tokeniser:

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from common.agreed import SETTINGS, encoder_folder
 from common.backbones.family import Body
-from common.config.text import TextConfig
+from common.config.text import TextSection
 from common.errors import BackboneError
 
 # Progress over weights that are here in a second, and notes on layers that we leave out.
@@ -32,7 +32,7 @@ logging.set_verbosity_error()
 _ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError)
 
 
-def build(text: TextConfig) -> Body:
+def build(text: TextSection) -> Body:
     """Build an encoder: random weights where they travel, else adapters on its own weights.
 
     Raises
@@ -52,7 +52,7 @@ def build(text: TextConfig) -> Body:
     return Body(module=module, features=int(settings.hidden_size))
 
 
-def fill(text: TextConfig, body: nn.Module) -> None:
+def fill(text: TextSection, body: nn.Module) -> None:
     """Give a whole encoder its own weights.
 
     Raises

@@ -24,8 +24,8 @@ from common.config.plant import (
 )
 from common.config.privacy import PrivacyConfig
 from common.config.section import Section
+from common.config.text import PlantTextSection, TextSection
 from common.config.update import UpdateConfig
-from common.config.text import TextConfig, TextSection
 
 __all__ = [
     "CentreConfig",
@@ -35,12 +35,12 @@ __all__ = [
     "MethodConfig",
     "PlantConfig",
     "PlantSection",
+    "PlantTextSection",
     "PolicySection",
     "PrivacyConfig",
     "Section",
     "SecureAggregationConfig",
     "ServerConfig",
-    "TextConfig",
     "TextSection",
     "TrainingConfig",
     "UpdateConfig",

@@ -19,8 +19,8 @@ from common.config.section import (
     Spreads,
 )
 from common.config.series import PlantSeriesSection, SeriesSection
+from common.config.text import PlantTextSection, TextSection
 from common.config.update import UpdateConfig
-from common.config.text import TextConfig, TextSection
 from common.sharing import FEDERATED
 from common.tasks import KINDS, TaskName
 from common.toml import commented, read_toml, validate
@@ -174,7 +174,7 @@ class PlantSection(Section):
     classes: ClassNames = Field((), description="Use only these class folders; empty means all.")
     good: str = Field("", description="The class of good parts; escape rate needs it.")
     series: PlantSeriesSection = Field(default_factory=lambda: PlantSeriesSection())
-    text: TextSection = Field(default_factory=lambda: TextSection())
+    text: PlantTextSection = Field(default_factory=lambda: PlantTextSection())
 
     @model_validator(mode="after")
     def _good_is_a_class(self) -> Self:
@@ -261,7 +261,7 @@ class FederationConfig(Section):
     secure_aggregation: SecureAggregationConfig = Field(
         default_factory=lambda: SecureAggregationConfig()
     )
-    text: TextConfig = Field(default_factory=lambda: TextConfig())
+    text: TextSection = Field(default_factory=lambda: TextSection())
     plants: dict[str, PlantSection] = Field(
         default_factory=dict, description="Per plant, by folder name."
     )
@@ -277,7 +277,9 @@ class FederationConfig(Section):
         """Name the backbone of another task than images; torchvision's is none of theirs."""
         task = values.get("task") if isinstance(values, dict) else None
         if isinstance(task, str) and task in KINDS and KINDS[task].family != "image":
-            return {"backbone": KINDS[task].backbone, "weights": "none", **values}
+            # A Hugging Face encoder without its weights is no start.
+            weights = "DEFAULT" if values.get("backbone") == "encoder" else "none"
+            return {"backbone": KINDS[task].backbone, "weights": weights, **values}
         return values
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from pydantic import Field, Strict
 from common.config.privacy import Delta
 from common.config.section import ClassNames, NotNegative, Section
 from common.config.series import PlantSeriesSection
-from common.config.text import TextSection
+from common.config.text import PlantTextSection
 from common.toml import read_toml, validate
 
 Names = Annotated[tuple[str, ...], Strict(False)]
@@ -137,7 +137,7 @@ class PlantConfig(Section):
     centre: CentreSection = Field(default_factory=lambda: CentreSection())
     link: LinkSection = Field(default_factory=lambda: LinkSection())
     policy: PolicySection = Field(default_factory=lambda: PolicySection())
-    text: TextSection = Field(default_factory=lambda: TextSection())
+    text: PlantTextSection = Field(default_factory=lambda: PlantTextSection())
 
 
 def load_plant(path: Path) -> PlantConfig:

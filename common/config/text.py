@@ -9,7 +9,7 @@ from pydantic import Field
 from common.config.section import Section
 
 
-class TextConfig(Section):
+class TextSection(Section):
     """How texts are read, in federation.toml for all plants."""
 
     text: str = Field("text", min_length=1, description="Name of the column with the texts.")
@@ -26,7 +26,11 @@ class TextConfig(Section):
         "every plant; empty: character n-grams are hashed, which needs no file.",
     )
     buckets: int = Field(
-        2**14, ge=2**8, le=2**20, description="Rows of the table that n-grams are hashed into."
+        2**14,
+        ge=2,
+        le=2**20,
+        description="Rows of the table that n-grams are hashed into; with a "
+        "vocabulary its pieces and one, written by the program.",
     )
     length: int = Field(
         24, ge=1, le=512, description="Words of a text (pieces, with a vocabulary or an encoder); "
@@ -55,7 +59,7 @@ class TextConfig(Section):
     )
 
 
-class TextSection(Section):
+class PlantTextSection(Section):
     """Where a plant has its texts' columns and files, where they differ from the federation's."""
 
     text: str = Field("", description="Name of the column with the texts, if another.")
