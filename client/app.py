@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -30,6 +30,9 @@ from common.wire.parts import Parts
 #: What simulation needs, by name: it opens a plant's folder, and packs what goes over the wire.
 OPEN_PLANT = "client.plant:open_plant"
 MESSAGES = "common.wire.messages"
+#: And for secure sums: the sessions live in the process that runs the simulation.
+DESK_HOST = "simulation.desk_host"
+DESKS = "TRANSFERLINE_DESKS"  #: environment: its address
 FOLDER = "TRANSFERLINE_LINK"  #: environment: the link's folder, with its keys for mutual TLS
 PATIENCE = 60.0  #: seconds to wait for a daemon that is not there, or is just started again
 LONGEST = 7 * 86400.0  #: seconds that an answer may take, whatever the message says
@@ -59,6 +62,22 @@ def hello(message: Message, context: Context) -> Message:
     return _reply(message, answer)
 
 
+@app.query("sum")
+def sum_(message: Message, context: Context) -> Message:
+    """Hand a small message of a secure sum on to the plant and its answer back."""
+
+    def answer() -> Parts:
+        parts = from_record(message.content)
+        if address := os.environ.get(bridge_client.VARIABLE):
+            return bridge_client.call(address, parts, **_patience(message))
+        if not (desks := os.environ.get(DESKS)):
+            raise EngineError("secure sums in simulation need transferline-sim run")
+        packed: Parts = resolve_name(f"{DESK_HOST}:call")(desks, plant_folder(context), parts)
+        return packed
+
+    return _reply(message, answer)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Hand an order on to the plant and its reply back."""
@@ -66,27 +85,44 @@ def train(message: Message, context: Context) -> Message:
     def answer() -> Parts:
         parts = from_record(message.content)
         if address := os.environ.get(bridge_client.VARIABLE):
-            # What the centre would wait no longer for: the order's deadline and a little more.
-            seconds, folder = min(message.metadata.ttl, LONGEST), os.environ.get(FOLDER)
-            return bridge_client.answer(
-                address,
-                parts,
-                seconds=seconds,
-                patience=PATIENCE,
-                folder=Path(folder) if folder else None,
-            )
+            return bridge_client.answer(address, parts, **_patience(message))
         return _simulated(parts, context)
 
     return _reply(message, answer)
 
 
+class Patience(TypedDict):
+    """How long the bridge waits for the daemon, and the link's folder."""
+
+    seconds: float
+    patience: float
+    folder: Path | None
+
+
+def _patience(message: Message) -> Patience:
+    """Return as much as the centre has: what it would wait no longer for, and a little more."""
+    folder = os.environ.get(FOLDER)
+    return Patience(
+        seconds=min(message.metadata.ttl, LONGEST),
+        patience=PATIENCE,
+        folder=Path(folder) if folder else None,
+    )
+
+
 def _simulated(parts: Parts, context: Context) -> Parts:
     """Let the plant that a simulated node stands for answer, in this process."""
     folder = plant_folder(context)
-    order, release = resolve_name(f"{MESSAGES}:unpack_order")(parts)
-    plant: Answering = resolve_name(OPEN_PLANT)(folder)
-    packed: Parts = resolve_name(f"{MESSAGES}:pack_reply")(plant.answer(order, release))
-    return packed
+
+    def answer() -> Parts:
+        order, release = resolve_name(f"{MESSAGES}:unpack_order")(parts)
+        plant: Answering = resolve_name(OPEN_PLANT)(folder)
+        packed: Parts = resolve_name(f"{MESSAGES}:pack_reply")(plant.answer(order, release))
+        return packed
+
+    if not (desks := os.environ.get(DESKS)):
+        return answer()
+    at_desk: Parts = resolve_name(f"{DESK_HOST}:answer")(desks, folder, parts, answer)
+    return at_desk
 
 
 def plant_folder(context: Context) -> Path:

@@ -21,8 +21,11 @@ import typer
 from client.console import screens, views
 from client.console.checks import Check, Plant, State, checks
 from client.desk.ledger import Ledger
-from client.layout import federation_of, holds_plant, open_settings
+from client.desk.peers import Peers
+from client.identity import CERTIFICATE, KEY
+from client.layout import IDENTITY, federation_of, holds_plant, open_settings
 from client.personal import PersonalStore
+from common.signing import Signer
 from common.terminal import FAILED, command_line, console, progress, run
 from common.token import Token
 
@@ -30,6 +33,14 @@ app = command_line(about="One plant of a federation.")
 
 PlantFolder = Annotated[Path, typer.Argument(help="The plant's folder, made by `join`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+class Listing(StrEnum):
+    """What to do with the plants that this one sums with."""
+
+    LIST = "list"
+    ACCEPT = "accept"
+    REMOVE = "remove"
 
 
 class Action(StrEnum):
@@ -266,6 +277,50 @@ def personal(
         screens.show_models(console(), found)
     else:
         console().print("no model yet: the first one comes with the first release")
+
+
+@app.command()
+def peers(
+    folder: PlantFolder,
+    action: Annotated[Listing, typer.Argument(help="What to do.")] = Listing.LIST,
+    fingerprint: Annotated[
+        str, typer.Argument(help="Of an identity: 64 hexadecimal digits, or 8 of one that waits.")
+    ] = "",
+    *,
+    name: Annotated[str, typer.Option(help="What to call an identity that is accepted.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List, accept or remove the plants that this one sums its updates with.
+
+    A certificate of the federation is not enough: compare the fingerprint with the other plant's
+    engineer, over the telephone. This plant's own is shown first. A sum with a plant that is not
+    accepted is refused; who turned up in one waits in the list.
+
+    Example: transferline-plant peers ./plant-a accept 3f2a9c01
+    """
+    settings = open_settings(folder)
+    if bool(fingerprint) != (action is not Listing.LIST):
+        raise typer.BadParameter(
+            "a fingerprint goes with accept and remove", param_hint="FINGERPRINT"
+        )
+    ledger = Ledger(folder)
+    ledger.prepare()
+    known = Peers(ledger=ledger)
+    said = ""
+    if action is Listing.ACCEPT:
+        peer = known.accept(fingerprint, name=name)
+        said = f"accepted {peer.name or 'the identity'} {peer.fingerprint}"
+    elif action is Listing.REMOVE:
+        peer = known.remove(fingerprint)
+        said = f"removed {peer.name or 'the identity'} {peer.fingerprint}; no sum with it any more"
+    own = Signer.open(folder / IDENTITY / KEY, folder / IDENTITY / CERTIFICATE).fingerprint
+    if as_json:
+        _print_json({"name": settings.name, "fingerprint": own,
+                     "peers": [asdict(peer) for peer in known.all()]})  # fmt: skip
+        return
+    if said:
+        console().print(f"{said}\n", soft_wrap=True)
+    screens.show_peers(console(), known.all(), name=settings.name, fingerprint=own)
 
 
 @app.command()

@@ -24,14 +24,16 @@ from pathlib import Path
 
 from flwr.proto.federation_config_pb2 import SimulationConfig
 
+from client.app import DESKS
 from common import keeper
 from common.errors import EngineError
 from common.files import unwritable, write_atomic
 from common.home import VARIABLE
 from server.engine.control import Control, RunStatus
 from server.engine.event_log import EventReader
-from server.engine.job import ERROR
+from server.engine.job import ERROR, Job
 from server.events import Event
+from simulation.desk_host import desk_host
 
 LOG = "flower.log"
 START = 180.0  #: seconds for SuperLink to answer; it takes 4 to 5, on a busy machine a minute
@@ -79,7 +81,8 @@ def run_flower(
     check_engine(plants=plants, workers=workers)
     with (
         closing(EventReader(run_folder)) as reader,
-        superlink(run_folder) as address,
+        _desks(run_folder) as desks,
+        superlink(run_folder, desks=desks) as address,
         Control(address) as control,
     ):
         (run_folder / ERROR).unlink(missing_ok=True)
@@ -98,6 +101,17 @@ def run_flower(
     if status.failed:
         reason = first_error(output) or status.details or "the run failed"
         raise EngineError(f"flower engine: {reason}; see {run_folder / LOG}")
+
+
+@contextmanager
+def _desks(run_folder: Path) -> Iterator[str]:
+    """Keep the plants' desks if the run sums under masks; yield their address, else ""."""
+    job = Job.read(run_folder)
+    if not job.config.secure_aggregation.enabled:
+        yield ""
+        return
+    with desk_host(run_folder, plants=job.plants) as address:
+        yield address
 
 
 def check_engine(*, plants: int, workers: int) -> None:
@@ -164,7 +178,7 @@ def _ends(control: Control, run: int, *, seconds: float = 15.0) -> bool:
 
 
 @contextmanager
-def superlink(run_folder: Path) -> Iterator[str]:
+def superlink(run_folder: Path, *, desks: str = "") -> Iterator[str]:
     """Run a SuperLink in simulation mode and yield its address; end it and all that it started.
 
     Raises
@@ -175,7 +189,7 @@ def superlink(run_folder: Path) -> Iterator[str]:
     log = run_folder / LOG
     for attempt in range(1, ATTEMPTS + 1):
         address = f"127.0.0.1:{free_port()}"
-        process = start_superlink(run_folder, address)
+        process = start_superlink(run_folder, address, desks=desks)
         try:
             if wait_until_up(process, address):
                 yield address
@@ -188,7 +202,7 @@ def superlink(run_folder: Path) -> Iterator[str]:
             raise EngineError(f"flower-superlink did not start; see {log}")
 
 
-def start_superlink(run_folder: Path, address: str) -> subprocess.Popen[bytes]:
+def start_superlink(run_folder: Path, address: str, *, desks: str = "") -> subprocess.Popen[bytes]:
     """Start a keeper with a SuperLink; it ends when its standard input is closed."""
     # Ray puts sockets below this folder, whose paths may have 107 characters.
     base = "/tmp" if len(tempfile.gettempdir()) > 25 else None
@@ -208,7 +222,7 @@ def start_superlink(run_folder: Path, address: str) -> subprocess.Popen[bytes]:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment(run_folder, home),
+                env=environment(run_folder, home) | ({DESKS: desks} if desks else {}),
                 cwd=home,
                 start_new_session=True,
             )

@@ -39,6 +39,13 @@ BESIDE = {
     "notes": "after the last round: whether the release was adopted, by what difference, and on "
     "how many validation examples",
     "payload": "the tensors above as trained minus released values, in the form above",
+    "beside": "under secure aggregation, its signature and public keys for the next round",
+}
+
+#: What secure aggregation changes of that.
+MASKED = {
+    "weight": "0: the number of training examples is under the masks, as part of the payload",
+    "payload": "fixed-point words under masks that only the sum over all plants takes off",
 }
 
 #: What goes with every message, and what the plant said of itself when it joined.
@@ -129,13 +136,15 @@ def preview(config: FederationConfig, *, classes: int) -> Preview:
     for tensor in every:
         if tensor.name not in chosen:
             kept[tensor.part] += tensor.size
-    protection = steps(config)
+    protection, sums = steps(config), config.secure_aggregation
+    masks = f"secure-aggregation: bound {sums.bound:g}, {sums.bits} bits; the centre reads the sum"
     return Preview(
         tensors=tuple(tensor for tensor in every if tensor.name in chosen),
         kept={part: size for part, size in kept.items() if size},
         arrives=sum(t.size for t in every if t.part is not Part.HEAD or sharing.head),
-        protection=tuple(_said(step) for step in protection),
-        open=all(isinstance(step, Validate | Clip) for step in protection),
+        protection=(*map(_said, protection), *([masks] if sums.enabled else [])),
+        open=not sums.enabled and all(isinstance(step, Validate | Clip) for step in protection),
+        beside=BESIDE | (MASKED if sums.enabled else {}) | ALWAYS,
     )
 
 

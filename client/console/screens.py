@@ -26,6 +26,7 @@ from client.console.views import (
     size,
 )
 from client.desk.ledger import Answer
+from client.desk.peers import Peer
 from client.layout import SETTINGS
 from common.config import FederationConfig, PlantConfig
 
@@ -209,6 +210,19 @@ def show_history(out: Console, answers: Sequence[Answer]) -> None:
         out.print(line, markup=False, soft_wrap=True)
         if one.reason:
             put(out, one.reason, indent=13)
+
+
+def show_peers(out: Console, peers: Sequence[Peer], *, name: str, fingerprint: str) -> None:
+    """Print this plant's fingerprint, and whom it sums with."""
+    put(out, f"{name}, this plant")
+    put(out, fingerprint, indent=2)
+    for peer in peers:
+        out.print()
+        put(out, f"{peer.name or 'no name'}, {peer.state} since {peer.since}")
+        put(out, peer.fingerprint, indent=2)
+    if not peers:
+        out.print()
+        put(out, "nobody is accepted yet: no sum with this plant is formed")
 
 
 def show_models(out: Console, models: Sequence[Model]) -> None:

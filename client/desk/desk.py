@@ -1,10 +1,11 @@
 """What the daemon does with an order, whatever carried it here: the heart of the plant's own say.
 
-Seal first, then the outbox (an order that was answered gets the same bytes, at any hour), then the
+Seal first, then the terms of a secure sum (`client.desk.sums`), then the outbox (an order that was
+answered gets the same bytes, at any hour; under fresh masks, if it is summed again), then the
 ledger (an order from before the newest answered one of its run is a replay), then the policy, then
-the worker. Everything answered is on record before it is sent. One order is worked on at a time;
-who asks for the same meanwhile waits for the same answer, and nobody has to wait for it to be
-worked out.
+the worker, then the masks. Everything answered is on record before it is sent. One order is worked
+on at a time; who asks for the same meanwhile waits for the same answer, and nobody has to wait for
+it to be worked out.
 
 Covered: replays, also after a restart; orders outside the policy; training that hangs or dies; an
 order that the centre has given up for a later one. Not covered: a link that withholds orders or
@@ -19,19 +20,23 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from client.desk.contributions import Contributions
 from client.desk.ledger import Answer, Ledger
 from client.desk.outbox import Outbox, order_digest
+from client.desk.peers import Peers
 from client.desk.policy import DAY, Situation, allow, seconds_allowed
 from client.desk.spending import Spending
+from client.desk.sums import Sums, limits_of
 from client.desk.worker import StoppedError, Worker
 from client.identity import Identity
 from common.config import load_plant
 from common.errors import (
+    AggregationError,
     EngineError,
     PolicyError,
     StateError,
@@ -39,10 +44,11 @@ from common.errors import (
     UpdateError,
 )
 from common.orders import Order, Outcome, Reply
+from common.secagg.member import Limits
 from common.tasks import told
-from common.wire.messages import pack_reply, unpack_reply
+from common.wire.messages import pack_reply, pack_said, read_order, unpack_reply
 from common.wire.parts import Parts
-from common.wire.seals import open_order, seal_reply
+from common.wire.seals import open_call, open_order, seal_reply
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +67,7 @@ class Job:
     Attributes
     ----------
     parts : the order as it came; None once it is not needed any more.
+    beside : what came with it for a secure sum; "" without one.
     arrived : seconds on the monotonic clock.
     seconds : that it may take from there on.
     why : reason for which it is not to be worked out any more.
@@ -69,6 +76,7 @@ class Job:
     order: Order
     digest: str
     parts: Parts | None
+    beside: str
     received: int
     arrived: float
     seconds: float
@@ -106,6 +114,18 @@ class Desk:
         self._outbox = Outbox(folder / "outbox")
         self._settings = load_plant(folder / "plant.toml")
         self._plant = self._settings.name
+        self._peers = Peers(ledger=ledger)
+        self._sums = Sums(
+            name=self._plant,
+            federation=identity.papers.certificate.federation,
+            papers=lambda: (identity.papers.signer, identity.papers.trust),
+            limits=self._limits,
+            record=Contributions(
+                ledger=ledger, most=lambda: self._settings.policy.contributions_per_release
+            ),
+            now=now,
+            strangers=self._peers.wait,
+        )
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -126,6 +146,7 @@ class Desk:
         """Stop working; who waits gets `ClosedError`."""
         with self._lock:
             self._closed = True
+        self._sums.close()
         self._worker.close()
         self._queue.put(None)
         if self._thread.is_alive():
@@ -151,13 +172,45 @@ class Desk:
         """
         papers = self._identity.papers
         order, _, nonce = open_order(parts, trust=papers.trust, at=self._now())
-        reply = self._reply(order, parts, listening)
+        beside = read_order(parts.head)[1]
+        reply = self._reply(order, beside, parts, listening)
         del parts
         if reply is None:
             return None
+        reply = self._masked(order, beside, reply)
         return seal_reply(pack_reply(reply), reply, nonce=nonce, signer=papers.signer)
 
-    def _reply(self, order: Order, parts: Parts, listening: Callable[[], bool]) -> Reply | None:
+    def call(self, parts: Parts) -> Parts:
+        """Answer a small message of a secure sum.
+
+        Raises
+        ------
+        IdentityError, UpdateError, AggregationError
+            If the centre did not sign this for this plant, or it is none.
+        """
+        trust = self._identity.papers.trust
+        call = open_call(parts, plant=self._plant, trust=trust, at=self._now())
+        self._settings = load_plant(self._folder / "plant.toml")
+        return pack_said(self._sums.call(call))
+
+    def _limits(self) -> Limits:
+        papers = self._identity.papers
+        return limits_of(
+            self._settings.policy,
+            accepted=self._peers.accepted(),
+            own=papers.certificate.fingerprint,
+        )
+
+    def _masked(self, order: Order, beside: str, reply: Reply) -> Reply:
+        """Return what is sent in place of an update; what is kept here stays in the clear."""
+        try:
+            return self._sums.mask(order, beside, reply)
+        except TransferlineError as error:
+            return self._refusal(order, error)
+
+    def _reply(
+        self, order: Order, beside: str, parts: Parts, listening: Callable[[], bool]
+    ) -> Reply | None:
         """Return the answer: kept, a refusal, or of a job that is waited for."""
         with self._lock:
             if self._closed:
@@ -166,6 +219,7 @@ class Desk:
                 order=order,
                 digest=order_digest(order),
                 parts=parts,
+                beside=beside,
                 received=len(parts.head) + len(parts.seal) + len(parts.vector or b""),
                 arrived=time.monotonic(),
                 seconds=0.0,
@@ -190,6 +244,7 @@ class Desk:
         """Return an answer that takes no work, on record; None if the order is to be worked out."""
         order = job.order
         try:
+            self._sums.examine(order, job.beside)
             if (kept := self._kept(order)) is not None:
                 known = self._ledger.digest_of(order.run, order.round, kind=str(order.kind))
                 return self._record(job, kept, repeated=known is not None)
@@ -335,7 +390,10 @@ class Desk:
         facts: dict[str, Any] | None = None,
     ) -> Reply:
         """Put an answer on record and in the log; one that cannot be recorded is not given."""
-        head, order = reply.head(), job.order
+        order, hidden = job.order, bool(job.beside) and reply.payload is not None
+        # Under masks the weight leaves the plant unseen.
+        head = (replace(reply, weight=0) if hidden else reply).head()
+        size = self._sums.size(job.beside) if hidden else len(reply.payload or b"")
         entry = Answer(
             at=self._now(),
             run=order.run,
@@ -348,7 +406,7 @@ class Desk:
             reason=reply.reason,
             head=head,
             received=job.received,
-            sent=len(head) + len(reply.payload or b""),
+            sent=len(head) + size,
             seconds=round(time.monotonic() - job.arrived, 3),
         )
         try:
@@ -372,16 +430,21 @@ class Desk:
     def _refusal(self, order: Order, error: TransferlineError) -> Reply:
         """Return the answer that an error is: what the policy says in words, else a code."""
         log.warning("round %d of %s: %s", order.round, order.run, error)
-        told = isinstance(error, PolicyError | StoppedError)
-        declined = isinstance(error, PolicyError | UpdateError)
+        told = isinstance(error, PolicyError | StoppedError | AggregationError)
+        declined = isinstance(error, PolicyError | UpdateError | AggregationError)
         return Reply(
             plant=self._plant,
             run=order.run,
             round=order.round,
             release=order.release,
             outcome=Outcome.DECLINED if declined else Outcome.FAILED,
-            reason=str(error) if told else error.code,
+            reason=_words(error) if told else error.code,
         )
+
+
+def _words(error: TransferlineError) -> str:
+    """Return what the operator reads: of a sum with its code, by which the centre counts it."""
+    return f"{error.code}: {error}" if isinstance(error, AggregationError) else str(error)
 
 
 def _tell(entry: Answer, facts: dict[str, Any]) -> None:

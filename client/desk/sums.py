@@ -212,6 +212,12 @@ class Sums:
             seat.masked = (terms.text, sent)
             return sent
 
+    def size(self, beside: str) -> int:
+        """Return how many bytes a masked update of these terms has."""
+        _, trust = self.papers()
+        terms = Terms.read(Beside.from_json(beside).terms, trust=trust, at=self.now())
+        return 8 * terms.encoding.words
+
     def close(self) -> None:
         """Erase every session."""
         with self._lock:

@@ -22,7 +22,7 @@ from common import errors
 from common.errors import ConfigError, EngineError, TransferlineError
 from common.wire import plant_pb2 as wire
 from common.wire.parts import Parts
-from common.wire.pieces import MESSAGE_LIMIT, cut, join
+from common.wire.pieces import MESSAGE_LIMIT, alone, cut, join, whole
 from common.wire.plant_pb2_grpc import PlantStub
 
 VARIABLE = "TRANSFERLINE_PLANT"  #: environment: the daemon's address, for what Flower starts
@@ -68,6 +68,19 @@ def answer(
     """Hand one order in and return the answer; see `PlantClient.answer`."""
     with PlantClient(address, folder=folder) as client:
         return client.answer(parts, seconds=seconds, patience=patience)
+
+
+def call(
+    address: str,
+    parts: Parts,
+    *,
+    seconds: float,
+    patience: float = 60.0,
+    folder: Path | None = None,
+) -> Parts:
+    """Hand a small message of a secure sum in and return the answer; see `PlantClient.call`."""
+    with PlantClient(address, folder=folder) as client:
+        return client.call(parts, seconds=seconds, patience=patience)
 
 
 class PlantClient:
@@ -145,6 +158,16 @@ class PlantClient:
         def ask() -> Parts:
             left = max(RETRY, end - time.monotonic())
             return join(self._stub.Answer(cut(parts), timeout=left))
+
+        return self._call(ask, patience=patience, seconds=seconds)
+
+    def call(self, parts: Parts, *, seconds: float, patience: float = 60.0) -> Parts:
+        """Hand a small message of a secure sum in and return the answer; as `answer`."""
+        end = time.monotonic() + seconds
+
+        def ask() -> Parts:
+            left = max(RETRY, end - time.monotonic())
+            return whole(self._stub.Sum(alone(parts), timeout=left))
 
         return self._call(ask, patience=patience, seconds=seconds)
 

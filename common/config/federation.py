@@ -333,6 +333,19 @@ class FederationConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_sum_needs_a_rule_that_sees_none(self) -> Self:
+        rule = self.server.rule
+        unseen = RULES[rule].sums and (rule != "norm_bound" or self.server.radius is not None)
+        if self.secure_aggregation.enabled and not unseen:
+            names = " or ".join(name for name, found in RULES.items() if found.sums)
+            raise ValueError(
+                f"server.rule must be {names} (with server.radius) with "
+                f"secure_aggregation.enabled, got {rule}: it compares single updates, and under "
+                "the masks nobody sees one"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_sum_needs_a_form_that_adds_up(self) -> Self:
         update = self.update
         sums = update.form == "fp32" or (update.form == "coordinates" and update.values == "fp32")

@@ -125,7 +125,7 @@ def unpack_order(parts: Parts) -> tuple[Order, Release]:
         names.
     """
     head = _read_head(_OrderHead, parts.head, "order")
-    order = Order(**{name: getattr(head.order, name) for name in _OrderFields.model_fields})
+    order = _order(head.order)
     schema = _schema(head.release)
     if parts.vector is None:
         raise UpdateError("order must come with a release, got none; send it again")
@@ -139,15 +139,16 @@ def unpack_order(parts: Parts) -> tuple[Order, Release]:
     return order, release
 
 
-def beside_of(head: str) -> str:
-    """Return what goes with an order to this plant alone; "" where there is nothing.
+def read_order(head: str) -> tuple[Order, str]:
+    """Read an order's head alone; return it, and what goes with it to this plant ("" for nothing).
 
     Raises
     ------
     UpdateError
         If the head is not that of an order.
     """
-    return _read_head(_OrderHead, head, "order").beside
+    fields = _read_head(_OrderHead, head, "order")
+    return _order(fields.order), fields.beside
 
 
 def release_bytes(head: str) -> int:
@@ -244,6 +245,10 @@ def bytes_vector(data: bytes, *, size: int | None = None) -> Vector:
         wanted = "whole float32 values" if size is None else f"{4 * size} bytes"
         raise UpdateError(f"vector must have {wanted}, got {len(data)} bytes")
     return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+
+
+def _order(fields: _OrderFields) -> Order:
+    return Order(**{name: getattr(fields, name) for name in _OrderFields.model_fields})
 
 
 def _schema(fields: _ReleaseFields) -> Schema:

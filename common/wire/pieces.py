@@ -66,6 +66,20 @@ def join(pieces: Iterable[Piece], *, accept: Callable[[Head], None] = lambda hea
     return Parts(head=head.head, seal=head.seal, vector=b"".join(taken) if taken else None)
 
 
+def alone(parts: Parts) -> Head:
+    """Return parts that have no vector as one head."""
+    assert parts.vector is None
+    return Head(protocol=PROTOCOL, head=parts.head, seal=parts.seal)
+
+
+def whole(head: Head) -> Parts:
+    """Return the parts of a head that comes alone; errors as `join`."""
+    _check(head)
+    if head.size:
+        raise UpdateError(f"message must come without a vector, got one of {head.size} bytes")
+    return Parts(head=head.head, seal=head.seal)
+
+
 def _check(head: Head) -> None:
     if head.protocol != PROTOCOL:
         raise UpdateError(

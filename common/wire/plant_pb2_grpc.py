@@ -44,6 +44,11 @@ class PlantStub:
                 request_serializer=common_dot_wire_dot_plant__pb2.Piece.SerializeToString,
                 response_deserializer=common_dot_wire_dot_plant__pb2.Piece.FromString,
                 _registered_method=True)
+        self.Sum = channel.unary_unary(
+                '/transferline.plant.v1.Plant/Sum',
+                request_serializer=common_dot_wire_dot_plant__pb2.Head.SerializeToString,
+                response_deserializer=common_dot_wire_dot_plant__pb2.Head.FromString,
+                _registered_method=True)
         self.Renewal = channel.unary_unary(
                 '/transferline.plant.v1.Plant/Renewal',
                 request_serializer=common_dot_wire_dot_plant__pb2.RenewalRequest.SerializeToString,
@@ -68,6 +73,13 @@ class PlantServicer:
 
     def Answer(self, request_iterator, context):
         """One order in, one answer out. The first piece of either direction is a Head.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Sum(self, request, context):
+        """A small message of a secure sum in, the answer out; without vectors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,6 +111,11 @@ def add_PlantServicer_to_server(servicer, server):
                     servicer.Answer,
                     request_deserializer=common_dot_wire_dot_plant__pb2.Piece.FromString,
                     response_serializer=common_dot_wire_dot_plant__pb2.Piece.SerializeToString,
+            ),
+            'Sum': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sum,
+                    request_deserializer=common_dot_wire_dot_plant__pb2.Head.FromString,
+                    response_serializer=common_dot_wire_dot_plant__pb2.Head.SerializeToString,
             ),
             'Renewal': grpc.unary_unary_rpc_method_handler(
                     servicer.Renewal,
@@ -165,6 +182,33 @@ class Plant:
             '/transferline.plant.v1.Plant/Answer',
             common_dot_wire_dot_plant__pb2.Piece.SerializeToString,
             common_dot_wire_dot_plant__pb2.Piece.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sum(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/transferline.plant.v1.Plant/Sum',
+            common_dot_wire_dot_plant__pb2.Head.SerializeToString,
+            common_dot_wire_dot_plant__pb2.Head.FromString,
             options,
             channel_credentials,
             insecure,
