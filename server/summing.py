@@ -179,8 +179,9 @@ class Sum:
             self._check_survivors(centre)
             stage = "who is left"
             self._confirm(centre)
+            request = centre.unmask_request()
             stage = "unmasking"
-            self._unmask(centre)
+            self._unmask(centre, request)
             total = centre.total()
         except AggregationError as error:
             self._note(centre, tally)
@@ -354,13 +355,12 @@ class Sum:
             else:
                 self._lose(plant, said.reason or "no confirmation")
 
-    def _unmask(self, centre: Coordinator) -> None:
+    def _unmask(self, centre: Coordinator, request: str) -> None:
         """Ask survivors for their shares, and set the next round up on the way."""
         ready = self._set_next_up()
         setup = None
         if ready is not None:
             setup = Setup(sid=ready.roster.sid, adverts=ready.setup)
-        request = centre.unmask_request()
         survivors = self._names(centre, centre.survivors)
         joining = set(self._names(ready, ready.roster.plants)) if ready is not None else set()
         calls = {
@@ -454,6 +454,7 @@ class Sum:
             "attempt": centre.roster.sid.attempt,
             "plants": len(centre.roster.plants),
             "threshold": centre.roster.threshold,
+            "cohort": len(centre.cohort),
             "dropped": dropped,
             "liars": sorted(centre.liars),
             "exchanges": self._exchanges,

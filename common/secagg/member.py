@@ -288,7 +288,7 @@ class Session:
         if len(roster.plants) < fewest:
             raise AggregationError(
                 f"a sum must have at least {fewest} plants, got {len(roster.plants)}; "
-                "policy.minimum_cohort in plant.toml"
+                "policy.sum_cohort in plant.toml"
             )
         for advert in roster.adverts:
             known = advert.plant == self._plant or advert.plant.hex() in self.limits.accepted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from common.signing import Signer
 from common.update import Schema
 from server.chain import Place
 from server.federation import Federation
+from server.seals import Papers
 from tests.server.postgres import Server, running
 
 SCHEMA = Schema({"backbone.a": (40, 3), "backbone.norm": (7,), "backbone.b": (11,)})
@@ -45,7 +46,10 @@ class Plants:
     def plants(self) -> list[str]:
         return sorted(self.names)
 
-    def ask(self, order: Order, release: Release) -> Iterator[Reply]:
+    def ask(
+        self, order: Order, release: Release, *, beside: Mapping[str, str] | None = None
+    ) -> Iterator[Reply]:
+        assert beside is None, "these plants answer in the clear"
         here = [plant for plant in order.cohort if plant in self.names]
         for plant in self.order_of_arrival(here):
             self.before(plant, order)
@@ -87,6 +91,7 @@ class Centre:
 
     def __init__(self, home: Path, database: str = "", signer: Signer | None = None) -> None:
         self.home, self.database, self.signer = home, database, signer
+        self.papers: Callable[[], Papers] | None = None
         self.plants = Plants()
         self.config = FederationConfig(
             rounds=3, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), round_deadline=20.0
@@ -102,7 +107,13 @@ class Centre:
         self.config = FederationConfig.model_validate(fields | {"server": server})
 
     def place(self, fence: int | None = None) -> Place:
-        return Place(home=self.home, database=self.database, signer=self.signer, fence=fence)
+        return Place(
+            home=self.home,
+            database=self.database,
+            signer=self.signer,
+            fence=fence,
+            papers=self.papers,
+        )
 
     def open(self, *, fence: int | None = None, **changes: Any) -> Federation:
         settings: dict[str, Any] = {

@@ -1,0 +1,397 @@
+"""Secure sums in rounds: the exact sum of who is left or a clean end, and always a next round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.errors import ConfigError
+from common.secagg.encoding import Encoding, Packer, decode
+from common.secagg.masks import add_masks
+from server.releases import Releases
+from server.seals import Papers
+from server.state.store import history
+from tests.server.sums import Stage, SummingPlants
+
+NAMES = ("ash", "elm", "fir", "oak", "yew")
+BITS, BOUND = 20, 4.0
+STEADY = ["order", "unmask"]
+
+
+class Run:
+    """A run of secure sums over small plants."""
+
+    def __init__(
+        self, centre: Any, keys: Any, folder: Path, *, names: Sequence[str], **policy: Any
+    ) -> None:
+        self.centre = centre
+        centre.plants.names = tuple(names)
+        centre.papers = lambda: Papers(signer=keys.signer, trust=keys.trust)
+        self.plants = SummingPlants(centre.plants, keys, folder, **policy)
+        self.configure()
+
+    def configure(self, **changes: Any) -> None:
+        sums = {"enabled": True, "bits": BITS, "bound": BOUND, "stage_deadline": 5.0}
+        self.centre.configure(**({"min_plants": 3, "secure_aggregation": sums} | changes))
+
+    def hold(self) -> Any:
+        return self.centre.open(fleet=self.plants).run()
+
+    @property
+    def rounds(self) -> dict[int, Any]:
+        return {row["round"]: row for row in history(self.centre.home)}
+
+    def release_after(self, number: int) -> Any:
+        releases = Releases(self.centre.home)
+        wanted = self.rounds[number]["release"]
+        return next(
+            releases.read(n) for n in releases.numbers() if releases.manifest(n).hash == wanted
+        )
+
+    def check_sum(self, number: int, plants: Sequence[str], *, cohort: int) -> None:
+        """Compare a round's release with the mean of the plain fixed-point numbers, bit for bit."""
+        after = self.release_after(number)
+        before = Releases(self.centre.home).read(after.number - 1)
+        total: Any = None
+        for plant in plants:
+            _, reply = self.plants.inner.outbox[plant, f"run-{number:05d}-train"]
+            vector = np.frombuffer(reply.payload, "<f4")
+            encoding = Encoding(
+                size=vector.size,
+                bits=BITS,
+                bound=BOUND,
+                max_weight=self.centre.config.server.max_weight,
+                plants=cohort,
+            )
+            words = np.empty(encoding.words, np.uint64)
+            add_masks(words, fill=Packer(vector, weight=reply.weight, encoding=encoding).fill)
+            total = words if total is None else total + words
+        summed = decode(total, encoding=encoding, survivors=len(plants))
+        mean = (summed.vector / summed.weight).astype(np.float32)
+        expected = before.vector.copy()
+        values = before.schema.unflatten(expected)
+        schema = before.schema.subset(frozenset({"backbone.a", "backbone.b"}))
+        for name, change in schema.unflatten(mean).items():
+            values[name] += change
+        assert np.array_equal(after.vector, expected)
+        assert np.any(mean)
+
+
+@pytest.fixture
+def run(centre: Any, keys: Any, tmp_path: Path) -> Callable[..., Run]:
+    """Return ``run(count=5, **policy)``."""
+
+    def make(count: int = 5, **policy: Any) -> Run:
+        return Run(centre, keys, tmp_path / "desks", names=NAMES[:count], **policy)
+
+    return make
+
+
+def at(wanted: str, plants: Sequence[str], *, number: int = 2) -> Callable[[Stage, str], bool]:
+    """Return a fault: these plants at a stage of a round."""
+    return lambda stage, plant: stage == Stage(round=number, name=wanted) and plant in plants
+
+
+# -- who is there to the end -----------------------------------------------------------------------
+
+
+def test_steady_rounds_take_two_exchanges_and_give_the_plain_sum(run: Callable[..., Run]) -> None:
+    found = run()
+    found.hold()
+    assert found.plants.exchanges == ["hello", "setup", *STEADY * 3]
+    for number in (1, 2, 3):
+        found.check_sum(number, NAMES, cohort=5)
+        assert {reply["weight"] for reply in found.rounds[number]["replies"].values()} == {0}
+
+
+def test_the_order_of_arrival_changes_no_bit(run: Callable[..., Run]) -> None:
+    found = run()
+    found.plants.inner.order_of_arrival = lambda names: names[::-1]
+    found.hold()
+    found.check_sum(3, NAMES, cohort=5)
+
+
+@pytest.mark.parametrize("fault", ["kills", "silences"])
+@pytest.mark.parametrize("stage", ["order", "confirm", "unmask"])
+def test_one_of_five_may_be_lost_at_any_stage(
+    run: Callable[..., Run], fault: str, stage: str
+) -> None:
+    found = run()
+    lost = ["fir"]
+    if stage == "confirm":  # comes only if somebody dropped out before; four must sign
+        setattr(found.plants, fault, at("order", lost))
+    else:
+        setattr(found.plants, fault, at(stage, lost))
+    found.hold()
+    rows = found.rounds
+    assert [rows[n]["outcome"] for n in (1, 2, 3)] == ["committed"] * 3
+    left = NAMES if stage == "unmask" else [name for name in NAMES if name not in lost]
+    found.check_sum(2, left, cohort=5)
+    # In the next round all are there again, greeted while the others confirmed.
+    found.check_sum(3, NAMES, cohort=5)
+
+
+@pytest.mark.parametrize("fault", ["kills", "silences"])
+@pytest.mark.parametrize("stage", ["order", "confirm", "unmask"])
+def test_too_many_lost_end_the_round_and_the_next_goes_on(
+    run: Callable[..., Run], fault: str, stage: str
+) -> None:
+    found = run()
+    lost = ["elm", "fir"]
+    first = at("order", lost[:1]) if stage == "confirm" else at(stage, lost)
+    second = at("confirm", lost[1:])
+    setattr(found.plants, fault, lambda s, plant: first(s, plant) or second(s, plant))
+    found.hold()
+    rows = found.rounds
+    assert rows[2]["outcome"] == "skipped"
+    where = {"order": "masking", "confirm": "who is left", "unmask": "unmasking"}[stage]
+    assert rows[2]["reason"].startswith(f"secure sum broken off at {where}: ")
+    assert Releases(found.centre.home).numbers() == [0, 1, 2]  # the model is as it was
+    assert rows[3]["outcome"] == "committed"
+    found.check_sum(3, NAMES, cohort=5)
+
+
+@pytest.mark.parametrize("stage", ["hello", "setup"])
+def test_who_is_lost_in_the_set_up_is_not_in_the_sum(run: Callable[..., Run], stage: str) -> None:
+    found = run()
+    found.plants.kills = at(stage, ["elm"], number=1)
+    found.hold()
+    row = found.rounds[1]
+    assert row["replies"]["elm"]["outcome"] == "failed"
+    assert row["replies"]["elm"]["reason"].startswith("aggregation: no ")
+    left = [name for name in NAMES if name != "elm"]
+    found.check_sum(1, left, cohort=4)
+    assert found.rounds[2]["outcome"] == "committed"
+
+
+def test_of_three_nobody_may_be_lost(run: Callable[..., Run]) -> None:
+    found = run(3)
+    found.plants.kills = at("order", ["fir"])
+    found.hold()
+    rows = found.rounds
+    assert (rows[2]["outcome"], rows[3]["outcome"]) == ("skipped", "committed")
+    assert "at least 3 vectors must have arrived, got 2" in rows[2]["reason"]
+    found.check_sum(3, NAMES[:3], cohort=3)
+
+
+def test_two_lost_between_keys_and_shares_are_left_out_by_another_set_up(
+    run: Callable[..., Run],
+) -> None:
+    found = run(sum_cohort=3)
+    killed: set[str] = set()
+
+    def kill_once(stage: Stage, plant: str) -> bool:
+        if stage.name != "setup" or plant not in ("elm", "oak") or plant in killed:
+            return False
+        killed.add(plant)
+        return True
+
+    found.plants.kills = kill_once
+    found.hold()
+    assert found.plants.exchanges[:5] == ["hello", "setup", "hello", "setup", "order"]
+    found.check_sum(1, ["ash", "fir", "yew"], cohort=3)
+
+
+def test_with_too_few_plants_no_sum_is_begun(run: Callable[..., Run]) -> None:
+    found = run()
+    found.plants.kills = at("hello", ["ash", "elm", "fir"], number=1)
+    found.hold()
+    row = found.rounds[1]
+    assert row["reason"] == ("secure sum broken off at set-up: 2 plants sent keys, at least 3 must")
+    assert found.rounds[2]["outcome"] == "committed"
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_lost_no_round_hangs_or_gives_a_wrong_sum(
+    data: st.DataObject, make_centre: Any, keys: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("lost")
+    found = Run(make_centre(folder / "out"), keys, folder / "desks", names=NAMES)
+    stages = st.sampled_from(["hello", "setup", "order", "confirm", "unmask"])
+    faults = data.draw(
+        st.sets(st.tuples(st.integers(1, 2), stages, st.sampled_from(NAMES)), max_size=4)
+    )
+    killed = data.draw(st.booleans())
+    fault = "kills" if killed else "silences"
+    setattr(found.plants, fault, lambda s, plant: (s.round, s.name, plant) in faults)
+    found.hold()
+    for number, row in found.rounds.items():
+        done = [name for name, reply in row["replies"].items() if reply["outcome"] == "done"]
+        if row["outcome"] == "committed":
+            assert len(done) >= 3
+            found.check_sum(number, done, cohort=summed(found, number)["cohort"])
+        else:
+            assert row["reason"].startswith("secure sum broken off at ")
+    assert found.rounds[3]["outcome"] == "committed"
+
+
+def summed(found: Run, number: int) -> Any:
+    federation = found.centre.open(fleet=found.plants)
+    return federation._chain.tenure.rounds()[number].summed
+
+
+# -- what a hostile or broken plant may do ---------------------------------------------------------
+
+
+def test_a_reply_that_is_not_masked_is_refused(run: Callable[..., Run]) -> None:
+    found = run()
+
+    def spoil(stage: Stage, plant: str, answer: Any) -> Any:
+        if stage != Stage(round=1, name="order") or plant != "elm":
+            return answer
+        _, plain = found.plants.inner.outbox[plant, "run-00001-train"]
+        return plain
+
+    found.plants.spoil = spoil
+    found.hold()
+    row = found.rounds[1]
+    assert row["replies"]["elm"]["outcome"] == "rejected"
+    found.check_sum(1, [name for name in NAMES if name != "elm"], cohort=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda r: replace(r, payload=r.payload[:-8]), "form"),
+        (lambda r: replace(r, payload=bytes(len(r.payload))), "sum"),
+        (lambda r: replace(r, weight=5), "weight"),
+        (lambda r: replace(r, beside='{"text": ""}'), "sum"),
+    ],
+)
+def test_what_is_wrong_with_a_masked_reply_is_found(
+    run: Callable[..., Run], change: Callable[[Any], Any], code: str
+) -> None:
+    found = run()
+    found.plants.spoil = lambda stage, plant, answer: (
+        change(answer) if stage == Stage(round=1, name="order") and plant == "elm" else answer
+    )
+    found.hold()
+    reply = found.rounds[1]["replies"]["elm"]
+    assert reply["outcome"] == "rejected"
+    assert reply["reason"].startswith(f"{code}: ")
+    found.check_sum(1, [name for name in NAMES if name != "elm"], cohort=5)
+
+
+def test_keys_of_another_plant_are_not_taken(run: Callable[..., Run]) -> None:
+    found = run()
+    kept: dict[str, str] = {}
+
+    def spoil(stage: Stage, plant: str, answer: Any) -> Any:
+        if stage.name != "hello":
+            return answer
+        kept[plant] = answer.advert
+        return answer.model_copy(update={"advert": kept["ash"]}) if plant == "elm" else answer
+
+    found.plants.spoil = spoil
+    found.hold()
+    assert "identity enrolled" in found.rounds[1]["replies"]["elm"]["reason"]
+
+
+# -- a centre that is killed, or asks again --------------------------------------------------------
+
+
+class Killed(Exception):  # noqa: N818
+    pass
+
+
+@pytest.mark.parametrize("stage", ["hello", "setup", "order", "unmask"])
+def test_a_killed_centre_goes_on_with_new_sessions(run: Callable[..., Run], stage: str) -> None:
+    found = run()
+    begun: list[Any] = []
+    times: list[int] = []
+
+    def kill(at_stage: Stage, plant: str) -> bool:
+        number = 1 if stage in ("hello", "setup") else 2
+        if at_stage == Stage(round=number, name=stage) and plant == "oak" and not times:
+            times.append(1)
+            raise Killed
+        return False
+
+    found.plants.kills = kill
+    ash = found.plants.sums["ash"]
+    ash.record = Watched(ash.record, begun)
+    with pytest.raises(Killed):
+        found.hold()
+    found.hold()
+    assert len(begun) == len(set(begun))  # no session twice
+    assert [found.rounds[n]["outcome"] for n in (1, 2, 3)] == ["committed"] * 3
+    for number in (1, 2, 3):
+        found.check_sum(number, NAMES, cohort=5)
+
+
+class Watched:
+    """A plant's record that notes which sessions were begun."""
+
+    def __init__(self, record: Any, begun: list[Any]) -> None:
+        self._record, self._begun = record, begun
+
+    def begin(self, sid: Any) -> None:
+        self._begun.append(sid)
+        self._record.begin(sid)
+
+    def contribute(self, release: str) -> None:
+        self._record.contribute(release)
+
+
+def test_contributions_for_one_release_end_in_a_refusal(run: Callable[..., Run]) -> None:
+    found = run(3, contributions_per_release=2)
+    found.configure(rounds=4)
+    found.plants.kills = lambda stage, plant: stage.name == "order" and plant == "fir"
+    found.hold()
+    rows = found.rounds
+    assert [rows[n]["outcome"] for n in (1, 2, 3, 4)] == ["skipped"] * 4
+    assert rows[2]["replies"]["ash"]["outcome"] == "done"
+    assert "contributions for release" in rows[3]["replies"]["ash"]["reason"]
+
+
+# -- what is demanded ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ({"sum_bound": 1.0}, "encoding.bound must be at most 1.0"),
+        ({"sum_bits": 8}, "encoding.bits must be at most 8"),
+        ({"sum_weight": 10}, "encoding.max_weight must be at most 10"),
+        ({"sum_cohort": 6}, "a sum must have at least 6 plants"),
+    ],
+)
+def test_an_order_beyond_a_plants_policy_is_declined(
+    run: Callable[..., Run], policy: dict[str, Any], reason: str
+) -> None:
+    found = run(**policy)
+    found.configure(rounds=1)
+    found.hold()
+    row = found.rounds[1]
+    assert row["outcome"] == "skipped"
+    assert any(reason in reply["reason"] for reply in row["replies"].values())
+    assert not any(reply["outcome"] == "done" for reply in row["replies"].values())
+
+
+def test_a_plant_that_nobody_accepted_spoils_the_set_up_and_is_named(
+    run: Callable[..., Run],
+) -> None:
+    found = run()
+    for name in NAMES[:4]:
+        found.plants.accepted[name] -= {found.plants.signers["yew"].fingerprint}
+    found.configure(rounds=1)
+    found.hold()
+    row = found.rounds[1]
+    assert row["outcome"] == "skipped"
+    assert "plant yew" in row["replies"]["ash"]["reason"]
+    assert "must be accepted here" in row["replies"]["ash"]["reason"]
+
+
+def test_without_keys_there_are_no_secure_sums(run: Callable[..., Run]) -> None:
+    found = run()
+    found.centre.papers = None
+    with pytest.raises(ConfigError, match="needs the keys of a centre"):
+        found.hold()
