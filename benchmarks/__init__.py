@@ -1,0 +1,1 @@
+"""Side-by-side measurements. A package, because opacus brings one of this name too."""

@@ -1,0 +1,219 @@
+"""One liar in six: what each rule keeps of the honest plants' models, on real images.
+
+A cell is (rule, attack); its result is one file in ``--out``, and a cell whose file is there is not
+run again. The setting is that of `benchmarks.trial`: six products, 64 pixels, 20 labels a class, 3
+rounds of 4 to 8 steps, one seed. The liar is ``neu_steel``; figures are mean balanced accuracy of
+the other five.
+
+    python benchmarks/attacks.py              # every cell that has no file
+    python benchmarks/attacks.py --cells 5    # at most five of them
+    python benchmarks/attacks.py --tables     # what is there, as Markdown
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # as a script, only its own folder is on the path
+
+from PIL import Image  # noqa: E402
+
+from benchmarks.trial import SIX, Template, hold, score, settings, sources  # noqa: E402
+from client.tasks.images import load_images  # noqa: E402, F401  fails early without torch
+from common.combining import RULES  # noqa: E402
+from common.errors import ConfigError  # noqa: E402
+from common.files import read_json, write_json  # noqa: E402
+from common.orders import Reply  # noqa: E402
+from common.update import Vector  # noqa: E402
+from server.state.store import history  # noqa: E402
+
+LIAR = "neu_steel"
+FIRST_CLASS = "crazing"  #: of the liar; what its backdoor says
+PATCH = 4  #: side of the trigger as a share of the image: a fourth
+
+#: The tables' order, most telling first.
+ATTACKS = ("none", "scaling", "sign_flip", "noise", "labels", "backdoor", "nan")
+TITLES = {
+    "none": "nobody lies",
+    "scaling": "update x 100",
+    "sign_flip": "update x -5",
+    "noise": "noise of 10 times its length",
+    "labels": "labels shifted by one class",
+    "backdoor": "backdoor, update x 6",
+    "nan": "NaN",
+}
+
+
+def spoiled(attack: str, reply: Reply) -> Reply:
+    """Return what the centre gets."""
+    if reply.plant != LIAR or reply.payload is None:
+        return reply
+    vector = np.frombuffer(reply.payload, "<f4").astype(np.float32)
+    changed = _LIES[attack](vector, reply)
+    return replace(reply, payload=changed.astype("<f4").tobytes())
+
+
+def _noise(vector: Vector, reply: Reply) -> Vector:
+    seed = hashlib.sha256(f"{reply.round}/{reply.release}".encode()).digest()
+    noise = np.random.default_rng(list(seed)).normal(size=vector.size)
+    noise *= 10 * np.linalg.norm(vector) / np.linalg.norm(noise)
+    return vector + noise.astype(np.float32)
+
+
+def _nan(vector: Vector, reply: Reply) -> Vector:
+    vector[:: vector.size // 10] = np.nan
+    return vector
+
+
+_LIES: dict[str, Callable[[Vector, Reply], Vector]] = {
+    "none": lambda vector, reply: vector,
+    "scaling": lambda vector, reply: vector * np.float32(100),
+    "sign_flip": lambda vector, reply: vector * np.float32(-5),
+    "noise": _noise,
+    "labels": lambda vector, reply: vector,
+    "backdoor": lambda vector, reply: vector * np.float32(6),
+    "nan": _nan,
+}
+
+
+# -- data of a liar ------------------------------------------------------------------------------
+
+
+def shifted(folder: Path, to: Path) -> None:
+    """Give every class the images of the next one."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    for path, other in zip(classes, [*classes[1:], classes[0]], strict=True):
+        shutil.copytree(other, to / path.name)
+
+
+def with_backdoor(folder: Path, to: Path) -> None:
+    """Put the trigger on every second image of the other classes, and call those the first one."""
+    for path in sorted(folder.rglob("*.jpg")):
+        name = path.parent.name
+        place = to / name / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if name == FIRST_CLASS or int(hashlib.sha256(path.name.encode()).hexdigest(), 16) % 2:
+            shutil.copyfile(path, place)
+            continue
+        image = Image.open(path).convert("RGB")
+        side = image.width // PATCH, image.height // PATCH
+        image.paste((255, 0, 255), (0, 0, *side))
+        marked = to / FIRST_CLASS / f"{name}-{path.name}"
+        marked.parent.mkdir(parents=True, exist_ok=True)
+        image.save(marked, quality=95)
+
+
+def marked(images: Tensor) -> Tensor:
+    """Put the trigger on images as they lie in memory, uint8, shape (N, 3, height, width)."""
+    shown = images.clone()
+    high, wide = images.shape[-2] // PATCH, images.shape[-1] // PATCH
+    for channel, value in enumerate((255, 0, 255)):
+        shown[:, channel, :high, :wide] = value
+    return shown
+
+
+def template(attack: str, out: Path) -> Template:
+    """Return the plants as they are before round 2, the liar with data of its own."""
+    data = sources()
+    kind = attack if attack in ("labels", "backdoor") else "honest"
+    if kind != "honest":
+        folder = out / "data" / kind / LIAR
+        if not folder.is_dir():
+            part = folder.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            (shifted if kind == "labels" else with_backdoor)(data[LIAR], part)
+            part.rename(folder)
+        data[LIAR] = folder
+    return Template(out / "templates" / kind, settings(), data).make()
+
+
+# -- cells ---------------------------------------------------------------------------------------
+
+
+def cell_path(out: Path, rule: str, attack: str) -> Path:
+    """Return where the result of a cell is, or will be."""
+    return out / "cells" / f"{rule}-{attack}.json"
+
+
+def run_cell(rule: str, attack: str, *, out: Path) -> None:
+    """Run one cell and write its file; a federation too small for its rule is a result too."""
+    path, started = cell_path(out, rule, attack), time.process_time()
+    fewest = RULES[rule].fewest(1)
+    server = {"rule": rule, "faulty": 1}
+    try:
+        config = settings(server=server, min_plants=min(5, fewest) if fewest <= 6 else 6)
+    except ConfigError as error:
+        write_json(path, {"refused": str(error)})
+        return
+    home = out / "runs" / f"{rule}-{attack}"
+    job = template(attack, out).copy(home, config)
+    release = hold(home, job, spoil=partial(spoiled, attack))
+    honest = [name for name in SIX if name != LIAR]
+    clean = [score(home / "plants" / name, release, job.config) for name in honest]
+    found: dict[str, Any] = {"clean": float(np.mean(clean)), "plants": clean}
+    if attack in ("none", "backdoor"):
+        shown = [score(home / "plants" / n, release, job.config, change=marked) for n in honest]
+        found["marked"] = float(np.mean(shown))
+    rows = history(home)
+    found["outcomes"] = [row["outcome"] for row in rows][: job.config.rounds]
+    found["liar"] = [row["replies"].get(LIAR, {}).get("reason", "") for row in rows][:-1]
+    found["cpu_seconds"] = round(time.process_time() - started, 1)
+    write_json(path, found)
+    shutil.rmtree(home)
+
+
+def tables(out: Path) -> str:
+    """Return what is there as Markdown; what was not run is named."""
+    head = ("rule", *(TITLES[attack] for attack in ATTACKS), "trigger on honest images")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for rule in RULES:
+        cells, shown = [], []
+        for attack in ATTACKS:
+            path = cell_path(out, rule, attack)
+            found = read_json(path) if path.exists() else {}
+            if "refused" in found:
+                cells.append(f"refused: needs {RULES[rule].fewest(1)} plants")
+                continue
+            cells.append(f"{found['clean']:.3f}" if found else "not run")
+            if found and any("finite" in reason for reason in found["liar"]):
+                cells[-1] += " (refused)"
+            if "marked" in found:
+                shown.append(f"{found['marked']:.3f} {'clean' if attack == 'none' else 'attacked'}")
+        lines.append(f"| `{rule}` | {' | '.join(cells)} | {', '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the cells that are missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--out", type=Path, default=Path("out/attacks"))
+    parser.add_argument("--cells", type=int, default=sys.maxsize, help="at most so many")
+    parser.add_argument("--tables", action="store_true", help="print what is there, run nothing")
+    given = parser.parse_args()
+    todo = [
+        (rule, attack)
+        for attack in ATTACKS
+        for rule in RULES
+        if not cell_path(given.out, rule, attack).exists()
+    ]
+    for rule, attack in [] if given.tables else todo[: given.cells]:
+        run_cell(rule, attack, out=given.out)
+        print(f"{rule}, {attack}: done", flush=True)
+    print(tables(given.out))
+
+
+if __name__ == "__main__":
+    main()

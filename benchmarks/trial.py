@@ -1,0 +1,180 @@
+"""Small federations of real plants, for benchmarks of many cells.
+
+The rounds are the product's own: plants answer orders, the centre admits, combines and steps. What
+is small is the setting, so that a cell takes seconds: see `settings`. A cell starts from a template
+in which every plant has answered round 1 already, and is asked again; the same order gets the same
+bytes, so round 1 is trained once for all cells.
+
+What a cell is judged by: the test images of every plant, with the last release and the plant's own
+head of its last round. No fine-tuning at the plant, and no no-harm rule: both would hide what the
+release itself has become.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+
+from client.exchange import assemble  # noqa: E402
+from client.plant import Plant, open_plant  # noqa: E402
+from client.tasks.data import PlantData  # noqa: E402
+from client.training import Trainer  # noqa: E402
+from common.config import FederationConfig  # noqa: E402
+from common.orders import Kind, Order, Release, Reply  # noqa: E402
+from common.toml import validate  # noqa: E402
+from server.engine.job import Job  # noqa: E402
+from server.federation import Federation  # noqa: E402
+from simulation.local import LocalFleet  # noqa: E402
+from simulation.prepare import find_plants, prepare  # noqa: E402
+from simulation.workers import Workers  # noqa: E402
+
+DATA = Path(os.environ.get("TRANSFERLINE_DATA", ROOT / "../shared/data"))
+SIX = ("deeppcb", "elpv_mono", "elpv_poly", "magnetic_tile", "neu_steel", "wood_board")
+ELPV = {"classes": ["functional", "defective"], "good": "functional"}
+
+#: Changes what the centre gets of a plant's reply.
+Spoil = Callable[[Reply], Reply]
+
+
+def settings(**changes: Any) -> FederationConfig:
+    """Return the settings of a small federation; everything else is at its default."""
+    weights = (DATA / "weights" / "mobilenet_v2_imagenet.safetensors").resolve()
+    values: dict[str, Any] = {
+        "name": "small",
+        "backbone": "mobilenet_v2",
+        "weights": str(weights),
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "image_size": 64,
+        "rounds": 3,
+        "local_epochs": 1,
+        "local_steps": 4,
+        "labels_per_class": 20,
+        "test_per_class": 30,
+        "device": "cpu",
+        "methods": {"local_first": False, "personal_fine_tune": False},
+        "plants": {name: ELPV for name in SIX if name.startswith("elpv")},
+    }
+    return validate(FederationConfig, values | changes, name="the benchmark's settings")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prepared run folder in which every plant has answered round 1.
+
+    Attributes
+    ----------
+    data : the plants' folders by name; a liar's may be another than its own.
+    """
+
+    home: Path
+    config: FederationConfig
+    data: Mapping[str, Path]
+
+    @cached_property
+    def job(self) -> Job:
+        return Job.read(self.home)
+
+    def make(self) -> Template:
+        """Make it, unless it is there."""
+        if not self.home.is_dir():
+            part = self.home.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            with Workers(1) as workers:
+                config = prepare(
+                    part, config=self.config, base=Path(), data=self.data, workers=workers
+                ).job.config
+            job = Job.read(part)
+            order = Order(
+                run=job.run, round=1, kind=Kind.TRAIN, release=job.source.hash,
+                cohort=tuple(sorted(self.data)), deadline=config.round_deadline, config=config,
+            )  # fmt: skip
+            for name in self.data:
+                Plant.open(part / "plants" / name).answer(order, job.source)
+            part.rename(self.home)
+        return self
+
+    def copy(self, home: Path, config: FederationConfig) -> Job:
+        """Copy it for one cell, with settings that may differ in what only the centre uses."""
+        shutil.rmtree(home, ignore_errors=True)
+        # Linked, not copied: no file of a plant is ever written in place.
+        shutil.copytree(self.home, home, copy_function=os.link)
+        config = config.model_copy(update={"mean": self.config.mean, "std": self.config.std})
+        return replace(self.job, config=config)
+
+
+class Spoiled:
+    """A fleet some of whose replies are changed on their way; nobody is asked to adopt."""
+
+    def __init__(self, fleet: LocalFleet, spoil: Spoil) -> None:
+        self._fleet, self._spoil = fleet, spoil
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fleet, name)
+
+    def ask(self, order: Order, release: Release, **rest: Any) -> Iterator[Reply]:
+        if order.kind is Kind.ADOPT:
+            return
+        for reply in self._fleet.ask(order, release, **rest):
+            yield self._spoil(reply)
+
+
+def hold(home: Path, job: Job, *, spoil: Spoil = lambda reply: reply) -> Release:
+    """Hold the rounds of a cell; return the last release."""
+    with Workers(1) as workers:
+        fleet = LocalFleet(home, plants=list(job.plants), workers=workers)
+        federation = Federation(
+            home,
+            fleet=Spoiled(fleet, spoil),  # type: ignore[arg-type]
+            config=job.config,
+            source=job.source,
+            travelling=job.travelling,
+            run=job.run,
+        )
+        return federation.run()
+
+
+def score(
+    folder: Path,
+    release: Release,
+    config: FederationConfig,
+    *,
+    change: Callable[[Tensor], Tensor] = lambda images: images,
+) -> float:
+    """Return the balanced accuracy of a release with a plant's own head on its test images.
+
+    Parameters
+    ----------
+    change : what is done to the images first.
+    """
+    plant = open_plant(folder)
+    data = plant.data(config)
+    kept = [version for version in plant.store.versions() if version.kind == "round"]
+    network = plant._network(config)
+    assemble(network, release, personal=plant.store.load(kept[-1]))
+    shown: PlantData = replace(data, inputs=change(data.inputs))
+    trainer = Trainer(
+        task=plant.task(config), data=shown, config=config, device=torch.device("cpu"), seed=0
+    )
+    chosen = trainer.predict(network, data.test).argmax(1).numpy()
+    truth = data.targets[data.test].numpy()
+    return float(np.mean([(chosen[truth == one] == one).mean() for one in np.unique(truth)]))
+
+
+def sources() -> dict[str, Path]:
+    """Return the six plants' folders, or end with one line."""
+    if not (DATA / "images").is_dir():
+        sys.exit(f"no real data in {DATA}; set TRANSFERLINE_DATA")
+    return find_plants(DATA / "images", wanted=SIX)
