@@ -63,7 +63,8 @@ def join(
     ],
     folder: Annotated[Path, typer.Option("--dir", help="The plant's new folder.")],
     data: Annotated[
-        Path | None, typer.Option(help="The images, one folder a class; they stay where they are.")
+        Path | None,
+        typer.Option(help="Folder of the data (images: one folder a class); it stays there."),
     ] = None,
     link_user: Annotated[
         str, typer.Option(help="User for the link, who can read no data; needs root.")
@@ -78,7 +79,7 @@ def join(
 ) -> None:
     """Join a federation: makes the plant's folder, its keys and its settings.
 
-    The images are read first, so that a token is not used in vain. Keys are made here and stay
+    Images are read first, so that a token is not used in vain. Keys are made here and stay
     here. If it is cut off, give the same command again.
 
     Example: transferline-plant join --token TOKEN --data /data/line-3 --dir ./plant-a

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from client import adoption
-from client.tasks import PlantData, Task
+from client.tasks import PlantData, Task, task_of
+from client.tasks.data import Progress
 from client.tasks.metrics import Prediction
 from common.backbone import Network, build_for
-from common.config import FederationConfig
+from common.config import FederationConfig, PlantConfig
 from common.errors import UpdateError
+from common.sharing import FEDERATED
 from common.tasks import KINDS, shared_outputs
+from common.weights import HALF
 
 
 def network_for(config: FederationConfig, data: PlantData, *, device: torch.device) -> Network:
@@ -69,3 +74,41 @@ def read_by(config: FederationConfig) -> str:
     section = KINDS[config.task].section
     own = getattr(config, section).model_dump_json() if section else config.image_size
     return f"{config.task}/{own}"
+
+
+def read(
+    settings: PlantConfig,
+    config: FederationConfig,
+    *,
+    folder: Path,
+    cache: Path | None,
+    progress: Progress | None = None,
+) -> PlantData:
+    """Read a plant's data by a federation's settings, as a round would.
+
+    Parameters
+    ----------
+    folder : of the plant; a relative path of data starts there.
+    cache : where what was read is kept; None: nowhere.
+
+    Raises
+    ------
+    DataError, ConfigError
+        If it is not fit for training.
+    """
+    # Of images the weights bring mean and deviation with the first order; reading needs neither.
+    known = config.model_copy(update={"mean": config.mean or HALF, "std": config.std or HALF})
+    place = (folder / settings.data).resolve()
+    return task_of(known, settings).load(place, cache=cache, progress=progress)
+
+
+def misfit(found: PlantData, config: FederationConfig) -> str:
+    """Say why a head that travels does not fit a plant's data; "" if it does."""
+    if not FEDERATED[config.method].head:
+        return ""
+    if found.numbers:
+        wanted = shared_outputs(config)
+        return "" if found.outputs == wanted else f"{config.method} shares a head for {wanted}"
+    if found.classes == config.classes:
+        return ""
+    return f"{config.method} shares the head, for the classes {', '.join(config.classes) or 'none'}"

@@ -58,7 +58,14 @@ def _sections(model: type[BaseModel]) -> Iterator[str]:
         if inner is not None:
             yield f"### `[{name}]`\n\n{inner.__doc__}\n\n{_table(inner.model_fields)}"
         elif named is not None:
-            yield f"### `[{name}.NAME]`\n\n{named.__doc__}\n\n{_table(named.model_fields)}"
+            yield from _named(named, f"{name}.NAME")
+
+
+def _named(model: type[BaseModel], name: str) -> Iterator[str]:
+    yield f"### `[{name}]`\n\n{model.__doc__}\n\n{_table(model.model_fields)}"
+    for key, field in model.model_fields.items():
+        if (inner := subsection(field)) is not None:
+            yield from _named(inner, f"{name}.{key}")
 
 
 def main(target: Path = TARGET) -> None:
@@ -81,6 +88,8 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
+    if isinstance(value, dict):
+        return "none"
     return "not set" if value is None else f"`{literal(value)}`"
 
 

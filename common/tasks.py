@@ -8,14 +8,18 @@ for it is in `common.backbones`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from common.config import FederationConfig
 
 TaskName = Literal[
-    "image-classification", "series-classification", "series-regression", "text-classification"
+    "image-classification",
+    "series-classification",
+    "series-regression",
+    "tabular",
+    "text-classification",
 ]
 Learns = Literal["classes", "numbers"]
 
@@ -67,6 +71,8 @@ class Kind:
     learns : classes or numbers; None: the key ``learn`` of its section says so.
     section : its own table in federation.toml and plant.toml; "" where it has none.
     measure : its primary score; None: balanced accuracy for classes, R² for numbers.
+    training : what ``[training]`` begins with where it says nothing: the defaults there are for
+        pretrained image backbones.
     """
 
     family: str
@@ -74,6 +80,24 @@ class Kind:
     learns: Learns | None = "classes"
     section: str = ""
     measure: Measure | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: Steps for small networks that start from random weights.
+FROM_SCRATCH: dict[str, Any] = {
+    "batch_size": 64,
+    "learning_rate": 2e-3,
+    "round_learning_rate": 1e-3,
+    "head_learning_rate": 2e-3,
+    "weight_decay": 1e-3,
+    "epochs": 60,
+    "label_smoothing": 0.0,
+}
+
+
+def defaults_of(kind: Kind) -> dict[str, Any]:
+    """Return what federation.toml of a task begins with, beside the defaults of the fields."""
+    return {"backbone": kind.backbone, "weights": "none", "training": dict(kind.training)}
 
 
 KINDS: dict[TaskName, Kind] = {
@@ -81,6 +105,13 @@ KINDS: dict[TaskName, Kind] = {
     "series-classification": Kind(family="series", backbone="wdcnn", section="series"),
     "series-regression": Kind(
         family="series", backbone="gru", learns="numbers", section="series", measure=RMSE
+    ),
+    "tabular": Kind(
+        family="table",
+        backbone="resnet_mlp",
+        learns=None,
+        section="table",
+        training=FROM_SCRATCH,
     ),
     "text-classification": Kind(family="text", backbone="text_cnn", section="text"),
 }

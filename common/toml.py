@@ -95,25 +95,30 @@ def commented(model: type[BaseModel], *, title: str, values: BaseModel | None = 
             lines += ["", f"# {inner.__doc__}", f"[{name}]"]
             lines += [x for key, one in inner.model_fields.items() for x in _entry(key, one, given)]
         elif named is not None:
-            example = [x for key, one in named.model_fields.items() for x in _entry(key, one, None)]
-            lines += ["", f"# {named.__doc__}", f"# [{name}.NAME]", *(f"# {x}" for x in example)]
+            example = _example(named, f"{name}.NAME")
+            lines += ["", *(f"# {line}" if line else "" for line in example)]
     return "\n".join(lines) + "\n"
 
 
+def _example(model: type[BaseModel], name: str) -> list[str]:
+    """Return a table by name with every key at its default, and the tables inside it."""
+    lines, below = [f"{model.__doc__}", f"[{name}]"], []
+    for key, field in model.model_fields.items():
+        if (inner := subsection(field)) is not None:
+            below += ["", *_example(inner, f"{name}.{key}")]
+        else:
+            lines += _entry(key, field, None)
+    return [*lines, *below]
+
+
 def literal(value: Any) -> str:
-    """Write a value as in a TOML file."""
+    """Write a value as in a TOML file; a table by name only."""
     if isinstance(value, dict):
         return "a table"
     try:
         return json.dumps(value, ensure_ascii=False)
     except TypeError:  # a date or a time, which JSON has not
         return str(value)
-
-
-def _inline(value: Mapping[str, Any]) -> str:
-    """Write an inline table."""
-    inside = ", ".join(f"{literal(key)} = {literal(one)}" for key, one in value.items())
-    return f"{{ {inside} }}" if inside else "{}"
 
 
 def _entry(name: str, field: FieldInfo, values: BaseModel | None) -> list[str]:
@@ -123,10 +128,18 @@ def _entry(name: str, field: FieldInfo, values: BaseModel | None) -> list[str]:
     else:
         value = getattr(values, name)
     if value is None:
-        entry = f"# {name} = {literal((field.examples or ['...'])[0])}"
+        entry = f"# {name} = {_inline((field.examples or ['...'])[0])}"
     else:
-        entry = f"{name} = {_inline(value) if isinstance(value, dict) else literal(value)}"
+        entry = f"{name} = {_inline(value)}"
     return [*(f"# {line}" for line in note), entry]
+
+
+def _inline(value: Any) -> str:
+    """Write a value on one line, a table too: ``{ "power kW" = 450.0 }``."""
+    if not isinstance(value, dict):
+        return literal(value)
+    pairs = ", ".join(f"{literal(key)} = {_inline(inner)}" for key, inner in value.items())
+    return f"{{ {pairs} }}" if pairs else "{}"
 
 
 def _line(model: type[BaseModel], values: Mapping[str, Any], detail: ErrorDetails) -> str:

@@ -18,6 +18,7 @@ from client.tasks.pooling import starts
 from client.training import Trainer, choose_device
 from common.backbone import Part, parts, read_tensors, write_tensors
 from common.config import FederationConfig
+from common.errors import DataError
 from common.files import load_tensors, save_tensors
 from common.orders import Release
 
@@ -27,18 +28,22 @@ Pooled = tuple[Prediction, Mapping[str, Any]]
 
 def train_pooled(
     home: Path, folders: Sequence[Path], config: FederationConfig, source: Release
-) -> list[Pooled]:
+) -> list[Pooled] | str:
     """Train on all plants' data and judge each plant's test examples.
 
     The model is kept in ``home/pooled``, so that a resumed run does not train it again.
 
     Returns
     -------
-    One prediction for each folder, over that plant's own classes, and its scores.
+    One prediction for each folder, over that plant's own classes, and its scores; or why these
+    plants' data cannot be put together.
     """
     plants = [open_plant(folder).data(config) for folder in folders]
     task = open_plant(folders[0]).task(config)
-    data = task.pool(plants)
+    try:
+        data = task.pool(plants)
+    except DataError as error:
+        return str(error)
     device = choose_device(config.device)
     network = network_for(config, data, device=device)
     trainer = Trainer(task=task, data=data, config=config, device=device, seed=config.seed)

@@ -7,12 +7,15 @@ settings become a job: source weights loaded, input normalisation and classes fi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from client.plant import Plant, open_plant
 from client.tasks import TASKS
+from client.tasks.columns import far_apart
 from common.backbone import Network, has_norm, load_source
 from common.config import FederationConfig, PlantConfig, PlantSection
 from common.errors import ConfigError, DataError
@@ -34,6 +37,7 @@ class Description:
     counts: Mapping[str, int]
     notes: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
+    typical: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +136,7 @@ def prepare(
     if not config.norm_travels and not has_norm(source.network):
         warnings.append(f"{config.backbone} has no normalisation layers to keep at the plants")
     warnings += [_skipped(name, plant) for name, plant in plants.items() if plant.skipped]
+    warnings += units(plants)
     return Prepared(home=home, job=job, plants=plants, warnings=tuple(warnings))
 
 
@@ -145,7 +150,28 @@ def describe(folder: Path, config: FederationConfig) -> Description:
         counts=data.counts,
         notes=data.notes,
         skipped=tuple((item.file, item.why) for item in data.skipped),
+        typical=data.typical,
     )
+
+
+def units(plants: Mapping[str, Description]) -> list[str]:
+    """Name inputs of the same name whose values differ so much that their units may.
+
+    Each plant's median is compared with the median over plants. Only a simulation can: at a real
+    plant the federation says what it expects (``table.typical``).
+    """
+    known: dict[str, dict[str, float]] = {}
+    for plant, described in plants.items():
+        for name, value in described.typical.items():
+            known.setdefault(name, {})[plant] = value
+    found = []
+    for name, values in known.items():
+        for plant, value in values.items():
+            others = [other for of, other in values.items() if of != plant]
+            if others and all(far_apart(value, other) for other in others):
+                usual = float(np.median(others))
+                found.append(f"{plant}: median of {name} is {value:g}, elsewhere {usual:g}: units?")
+    return found
 
 
 def _skipped(name: str, plant: Description) -> str:

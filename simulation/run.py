@@ -208,7 +208,9 @@ def _train_alone(
     for done, (position, result) in enumerate(_results(workers, tasks), start=1):
         name, method = labels[position]
         watch("training alone", done, len(tasks), f"{name}: {method}")
-        if method == "pooled":
+        if method == "pooled" and isinstance(result, str):
+            watch("warning", 0, 0, f"no pooled model: {result}")
+        elif method == "pooled":
             pooled = result
         else:
             versions[name][method] = result.number

@@ -10,15 +10,11 @@ from pathlib import Path
 
 import torch
 
+from client import fitting
 from client.console.checks import GIGABYTE, Check, Plant, State
-from client.plant import Plant as Trained
 from client.tasks.data import PlantData, Progress
 from client.training import choose_device
-from common.config import FederationConfig
 from common.errors import TransferlineError
-from common.sharing import FEDERATED
-from common.tasks import shared_outputs
-from common.weights import HALF
 
 ROOM = 2 * GIGABYTE  #: bytes of GPU memory below which most training does not fit
 
@@ -31,11 +27,10 @@ def read(plant: Plant, *, progress: Progress | None = None) -> PlantData:
     DataError, ConfigError
         If they are not fit for training.
     """
-    config = plant.federation
-    # The weights bring mean and deviation with the first order; reading needs neither.
-    known = config.model_copy(update={"mean": config.mean or HALF, "std": config.std or HALF})
-    opened = Trained(folder=plant.folder, settings=plant.settings)
-    return opened.task(known).load(plant.data, cache=_cache(plant.folder), progress=progress)
+    folder = plant.folder
+    return fitting.read(
+        plant.settings, plant.federation, folder=folder, cache=_cache(folder), progress=progress
+    )
 
 
 def data(plant: Plant, *, progress: Progress | None = None) -> Check:
@@ -46,7 +41,7 @@ def data(plant: Plant, *, progress: Progress | None = None) -> Check:
         says, _, do = str(error).rpartition("; ")
         return Check(name="data", state=State.FAIL, says=says or do, do=do if says else "")
     says = described(found)
-    if complaint := misfit(found, plant.federation):
+    if complaint := fitting.misfit(found, plant.federation):
         do = "ask the operator for fedper, or name the classes in plant.toml"
         return Check(name="data", state=State.FAIL, says=f"{says}; {complaint}", do=do)
     do = f"all of it: transferline-plant check {plant.data}"
@@ -54,6 +49,9 @@ def data(plant: Plant, *, progress: Progress | None = None) -> Check:
         first = found.skipped[0]
         says += f"; {_files(len(found.skipped))} skipped, first {first.file}: {first.why}"
         return Check(name="data", state=State.WARN, says=says, do=do)
+    if found.notes:
+        says += f"; {found.notes[0]}"
+        says += f" and {len(found.notes) - 1} more" if len(found.notes) > 1 else ""
     return Check(name="data", state=State.OK, says=says, do=do if found.notes else "")
 
 
@@ -91,18 +89,6 @@ def described(found: PlantData) -> str:
     counts = torch.bincount(found.targets.cpu(), minlength=len(found.classes)).tolist()
     each = ", ".join(f"{n} {c}" for n, c in zip(found.classes, counts, strict=True))
     return f"{len(found.classes)} classes ({each})"
-
-
-def misfit(found: PlantData, config: FederationConfig) -> str:
-    """Say why a head that travels does not fit a plant's data; "" if it does."""
-    if not FEDERATED[config.method].head:
-        return ""
-    if found.numbers:
-        wanted = shared_outputs(config)
-        return "" if found.outputs == wanted else f"{config.method} shares a head for {wanted}"
-    if found.classes == config.classes:
-        return ""
-    return f"{config.method} shares the head, for the classes {', '.join(config.classes) or 'none'}"
 
 
 def _files(count: int) -> str:

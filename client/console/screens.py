@@ -186,6 +186,8 @@ def show_joined(out: Console, found: Membership, *, folder: Path) -> None:
     if found.data is not None and found.data.skipped:
         count = len(found.data.skipped)
         put(out, f"{count} of the files cannot be used: transferline-plant check {settings.data}")
+    if found.problem:
+        put(out, f"its data does not fit yet: {found.problem}")
     for key, address in found.moved.items():
         put(out, f'the centre has moved: set {key} = "{address}" in {folder / SETTINGS}')
     if not settings.link.user:

@@ -1,6 +1,8 @@
-"""``transferline-plant join``: from a token and a folder of images to a plant's folder.
+"""``transferline-plant join``: from a token and a folder of data to a plant's folder.
 
-The images are read before the token is used, so that a plant that cannot train does not spend it.
+Images are read before the token is used, so that a plant that cannot train does not spend it.
+Other data can be read only when the federation has said what its task is: what does not fit then
+is told in one line, and ``check`` tells it again until it is mended in plant.toml or the data.
 ``plant.toml`` comes last: a folder without it holds no plant, and the same command may be given
 again, with the same token, until it is there (`client.joining.enrolment` keeps the keys meanwhile).
 
@@ -20,6 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from client.fitting import misfit, read
 from client.joining import enrolment
 from client.layout import (
     FEDERATION,
@@ -34,11 +37,13 @@ from client.layout import (
     open_settings,
 )
 from client.link.files import hand_settings
+from client.tasks import TASKS
 from client.tasks.data import PlantData, Progress
 from client.tasks.folder import find
 from client.tasks.images import Selection, load_images
 from common.config import FederationConfig, PlantConfig
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
+from common.tasks import KINDS
 from common.token import Token
 from common.toml import commented, validate
 
@@ -52,7 +57,7 @@ class Entry:
     Attributes
     ----------
     folder : of the plant.
-    data : folder with one folder of images a class; None to join again after a readmission.
+    data : folder of the data (images: one folder a class); None to join again after a readmission.
     link_user : user that the link runs as, name or number; "" for a trial.
     good : the class of good parts, or "".
     classes : class folders to use; empty for all.
@@ -74,14 +79,16 @@ class Membership:
     ----------
     settings : as in plant.toml.
     federation : the federation's settings.
-    data : the images, None where they were not read.
+    data : what the plant has to train on, None where it was not read.
     moved : addresses that the centre has now and plant.toml has not, by key.
+    problem : why the plant's data does not fit the federation's task; "" if it does.
     """
 
     settings: PlantConfig
     federation: FederationConfig
     data: PlantData | None
     moved: dict[str, str]
+    problem: str = ""
 
 
 def join(
@@ -111,16 +118,15 @@ def join(
             "--dir, or give --readmitted if the operator has readmitted this plant"
         )
     if entry.data is None:
-        raise ConfigError("data must be given: --data FOLDER, with one folder of images a class")
+        raise ConfigError("data must be given: --data FOLDER (of images: with one folder a class)")
     link = _link_account(entry.link_user)
     settings = _settings(entry, entry.data.resolve())
     is_new = not entry.folder.exists()
-    find(
-        Path(settings.data), classes=settings.classes
-    )  # tells most mistakes before anything is made
+    images = _look(settings)  # tells most mistakes before anything is made
     lay_out(entry.folder, link=None)
     try:
-        data = _read(settings, cache=entry.folder / "cache", progress=progress)
+        cache = entry.folder / "cache"
+        data = _read(settings, cache=cache, progress=progress) if images else None
     except BaseException:
         if is_new:
             shutil.rmtree(entry.folder, ignore_errors=True)
@@ -135,7 +141,13 @@ def join(
     if link is not None:
         hand_over(entry.folder / LINK, to=link)
     keep(entry.folder / SETTINGS, commented(PlantConfig, title=TITLE, values=settings))
-    return Membership(settings=settings, federation=federation, data=data, moved={})
+    problem = ""
+    if not images or KINDS[federation.task].family != "image":
+        data, problem = _fit(settings, federation, entry.folder)
+    problem = problem or (misfit(data, federation) if data is not None else "")
+    return Membership(
+        settings=settings, federation=federation, data=data, moved={}, problem=problem
+    )
 
 
 def join_again(
@@ -166,7 +178,7 @@ def _settings(entry: Entry, data: Path) -> PlantConfig:
     """Check what can be checked before anybody is asked."""
     if entry.folder.resolve().is_relative_to(data):
         raise ConfigError(
-            f"plant's folder must lie outside the images, got {entry.folder} in {data}; choose "
+            f"plant's folder must lie outside the data, got {entry.folder} in {data}; choose "
             "another with --dir"
         )
     values: dict[str, Any] = {
@@ -177,6 +189,32 @@ def _settings(entry: Entry, data: Path) -> PlantConfig:
         "link": {"user": entry.link_user},
     }
     return validate(PlantConfig, values, name="join")
+
+
+def _look(settings: PlantConfig) -> bool:
+    """Say whether the data is images, which can be read before the task is known.
+
+    Raises
+    ------
+    DataError
+        If the folder holds the data of no task.
+    """
+    data = Path(settings.data)
+    others = [kind for name, kind in TASKS.items() if KINDS[name].family != "image"]
+    if data.is_dir() and not settings.classes and any(kind.is_plant(data) for kind in others):
+        return False
+    find(data, classes=settings.classes)
+    return True
+
+
+def _fit(
+    settings: PlantConfig, federation: FederationConfig, folder: Path
+) -> tuple[PlantData | None, str]:
+    """Read the data by the federation's task, which is known only now; or say why not."""
+    try:
+        return read(settings, federation, folder=folder, cache=folder / "cache"), ""
+    except (DataError, ConfigError) as error:
+        return None, str(error)
 
 
 def _read(settings: PlantConfig, *, cache: Path, progress: Progress | None) -> PlantData:

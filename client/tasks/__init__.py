@@ -33,6 +33,7 @@ from client.tasks.data import PlantData, Progress
 from client.tasks.images import ImageTask
 from client.tasks.metrics import Prediction
 from client.tasks.series.task import SeriesClasses, SeriesNumbers
+from client.tasks.tables import TableKind
 from client.tasks.text import TextTask
 from common.config import FederationConfig, PlantConfig
 from common.tasks import Measure, TaskName
@@ -140,7 +141,8 @@ class Kind(Protocol):
     layout : what a folder of plants holds, for messages.
     """
 
-    layout: str
+    @property
+    def layout(self) -> str: ...
 
     def of(self, config: FederationConfig, settings: PlantConfig) -> Task:
         """Return the task of a plant; ConfigError if a setting is missing."""
@@ -155,6 +157,7 @@ TASKS: dict[TaskName, Kind] = {
     "image-classification": ImageTask,
     "series-classification": SeriesClasses,
     "series-regression": SeriesNumbers,
+    "tabular": TableKind(),
     "text-classification": TextTask,
 }
 

@@ -6,8 +6,8 @@ were read: `Task.training_transform` and the network's stem make them fit for th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,7 @@ class PlantData:
         None: all are. Intervals are drawn by group.
     fingerprint : of everything else that changes what a model learns from the same names and
         targets: settings of the task at this plant, content of the inputs.
+    typical : median of each named input, for a look at units; it stays at the plant.
     skipped : files or rows that could not be used.
     notes : what a reader of the results should know, one line each.
     texts : what the examples say, where they are texts; never leaves the plant.
@@ -74,6 +75,7 @@ class PlantData:
     spread: Tensor | None = None
     groups: Tensor | None = None
     fingerprint: str = ""
+    typical: Mapping[str, float] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()

@@ -14,8 +14,9 @@ from __future__ import annotations
 from common.backbones.family import Body, Channels, Family, FittedHead, Plain
 from common.backbones.image import IMAGE
 from common.backbones.series import SERIES
+from common.backbones.table import TABLE
 from common.backbones.text import TEXT
 
 __all__ = ["FAMILIES", "Body", "Channels", "Family", "FittedHead", "Plain"]
 
-FAMILIES: dict[str, Family] = {"image": IMAGE, "series": SERIES, "text": TEXT}
+FAMILIES: dict[str, Family] = {"image": IMAGE, "series": SERIES, "table": TABLE, "text": TEXT}

@@ -19,10 +19,11 @@ from common.config.section import (
     Spreads,
 )
 from common.config.series import PlantSeriesSection, SeriesSection
+from common.config.table import TableColumns, TableSection
 from common.config.text import PlantTextSection, TextSection
 from common.config.update import UpdateConfig
 from common.sharing import FEDERATED
-from common.tasks import KINDS, TaskName
+from common.tasks import KINDS, TaskName, defaults_of
 from common.toml import commented, read_toml, validate
 
 MethodName = Literal["fedavg", "fedprox", "fedper", "fedrep", "fedbn", "ditto"]
@@ -174,6 +175,7 @@ class PlantSection(Section):
     classes: ClassNames = Field((), description="Use only these class folders; empty means all.")
     good: str = Field("", description="The class of good parts; escape rate needs it.")
     series: PlantSeriesSection = Field(default_factory=lambda: PlantSeriesSection())
+    table: TableColumns = Field(default_factory=lambda: TableColumns())
     text: PlantTextSection = Field(default_factory=lambda: PlantTextSection())
 
     @model_validator(mode="after")
@@ -255,6 +257,7 @@ class FederationConfig(Section):
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
     methods: MethodConfig = Field(default_factory=lambda: MethodConfig())
     series: SeriesSection = Field(default_factory=lambda: SeriesSection())
+    table: TableSection = Field(default_factory=lambda: TableSection())
     server: ServerConfig = Field(default_factory=lambda: ServerConfig())
     update: UpdateConfig = Field(default_factory=lambda: UpdateConfig())
     privacy: PrivacyConfig = Field(default_factory=lambda: PrivacyConfig())
@@ -274,12 +277,16 @@ class FederationConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_task(cls, values: Any) -> Any:
-        """Name the backbone of another task than images; torchvision's is none of theirs."""
+        """Fill in what another task than images begins with."""
         task = values.get("task") if isinstance(values, dict) else None
         if isinstance(task, str) and task in KINDS and KINDS[task].family != "image":
-            # A Hugging Face encoder without its weights is no start.
-            weights = "DEFAULT" if values.get("backbone") == "encoder" else "none"
-            return {"backbone": KINDS[task].backbone, "weights": weights, **values}
+            begin = defaults_of(KINDS[task])
+            if values.get("backbone") == "encoder":
+                begin["weights"] = "DEFAULT"  # a Hugging Face encoder without weights is no start
+            return begin | {
+                key: {**begin.get(key, {}), **value} if isinstance(value, dict) else value
+                for key, value in values.items()
+            }
         return values
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from pydantic import Field, Strict
 from common.config.privacy import Delta
 from common.config.section import ClassNames, NotNegative, Section
 from common.config.series import PlantSeriesSection
+from common.config.table import TableColumns
 from common.config.text import PlantTextSection
 from common.toml import read_toml, validate
 
@@ -134,6 +135,7 @@ class PlantConfig(Section):
         examples=["127.0.0.1:9465"],
     )  # fmt: skip
     series: PlantSeriesSection = Field(default_factory=lambda: PlantSeriesSection())
+    table: TableColumns = Field(default_factory=lambda: TableColumns())
     centre: CentreSection = Field(default_factory=lambda: CentreSection())
     link: LinkSection = Field(default_factory=lambda: LinkSection())
     policy: PolicySection = Field(default_factory=lambda: PolicySection())
