@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from simulation.made_up.images import IMAGES, write_images
+from simulation.made_up.tables import TABULAR, write_tables
 from simulation.made_up.text import TEXT, write_text
 
 
@@ -32,5 +33,6 @@ class Demo:
 #: By the word after ``--task``.
 DEMOS: dict[str, Demo] = {
     "images": Demo(settings=IMAGES, write=write_images),
+    "tabular": Demo(settings=TABULAR, write=write_tables),
     "text": Demo(settings=TEXT, write=write_text),
 }
