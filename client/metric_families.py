@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from common.metrics import OTHER, PHASES, SCORES, STAGES, Family, counter, gauge
 from common.orders import Kind, Outcome
+from common.privacy import UNITS
 
 KINDS = tuple(str(kind) for kind in Kind)
 OUTCOMES = tuple(str(outcome) for outcome in Outcome)
@@ -95,6 +96,24 @@ SOURCE = gauge(
     "1 for the kind of the model that inspects parts.",
     "kind",
 )
+EPSILON = gauge(
+    "transferline_daemon_privacy_epsilon",
+    "Bound on what all rounds so far tell, at the plant's delta, by unit of privacy (record: one "
+    "training image, plant: all it has) and accountant; no series before the first round with "
+    "noise.",
+    "unit",
+    "accountant",
+)
+DELTA = gauge(
+    "transferline_daemon_privacy_delta", "The delta of epsilon: policy.privacy_delta of plant.toml."
+)
+BUDGET = gauge(
+    "transferline_daemon_privacy_budget_epsilon",
+    "Most epsilon that the plant allows: policy.privacy_budget; no series where it is not set.",
+)
+CHARGED = gauge(
+    "transferline_daemon_privacy_rounds", "Rounds with noise that were charged, by unit.", "unit"
+)
 CERTIFICATES = gauge(
     "transferline_daemon_certificate_expiry_timestamp_seconds",
     "When the plant's certificate, and the CA that it trusts, end.",
@@ -121,5 +140,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "stage": STAGES,
     "metric": SCORES,
     "role": ("ca", "plant"),
+    "unit": tuple(UNITS),
+    "accountant": ("rdp", "pld"),
 }
 assert OTHER not in {value for values in VALUES.values() for value in values}

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from client import metric_families as m
 from client.desk.ledger import Answer, Ledger
+from client.desk.spending import Spending
 from client.identity import AUTHORITY, CERTIFICATE
 from client.layout import IDENTITY, open_settings
 from client.personal import PersonalStore
@@ -82,6 +83,9 @@ class PlantMetrics(Collector):
             self._put_answers(sheet)
         self._put_totals(sheet)
         _put_facts(sheet, facts)
+        self._put_privacy(sheet)
+        # What noise kept out of an answer is in the facts.
+        scores |= known_scores(facts.get("scores") or {})
         scores |= self._put_models(sheet)
         for (stage, metric), value in scores.items():
             sheet.put(m.SCORE, value, stage, metric)
@@ -107,6 +111,17 @@ class PlantMetrics(Collector):
         sheet.put(m.BYTES, sent, "up")
         sheet.put(m.BYTES, received, "down")
         sheet.put(m.DAY_ROUNDS, self._ledger.rounds_since(self._clock() - DAY))
+
+    def _put_privacy(self, sheet: Sheet) -> None:
+        """Put what rounds with noise have cost; the settings are those in force now."""
+        policy = open_settings(self._folder).policy
+        sheet.put(m.DELTA, policy.privacy_delta)
+        if policy.privacy_budget is not None:
+            sheet.put(m.BUDGET, policy.privacy_budget)
+        for spent in Spending(self._folder).summary(delta=policy.privacy_delta):
+            sheet.put(m.CHARGED, spent.rounds, spent.unit)
+            sheet.put(m.EPSILON, spent.epsilon.rdp, spent.unit, "rdp")
+            sheet.put(m.EPSILON, spent.epsilon.pld, spent.unit, "pld")
 
     def _put_answers(self, sheet: Sheet) -> None:
         for phase, seconds in self._answers.phases.items():

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from client.desk.spending import Spending
 from client.plant import Plant
 from client.tasks.metrics import (
     Prediction,
@@ -102,6 +103,7 @@ def _plant(
         "good": described.good,
         "counts": described.counts,
         "notes": described.notes,
+        "privacy": _privacy(name, runs),
         "skipped": [{"file": file, "why": why} for file, why in described.skipped],
         **{v: asdict(interval(by_variant[v], metric=metric)) for v in variants},
         "deployed": deployed,
@@ -134,6 +136,18 @@ def _of_classes(
         },
         "mistakes": {"deployed": _mistakes(predictions["deployed"][0], classes, folder)},
     }
+
+
+def _privacy(plant: str, runs: Sequence[SeedRun]) -> dict[str, Any] | None:
+    """Return what the rounds cost a plant, of the seed that cost most."""
+    settings = runs[0].prepared.job.config.privacy
+    spent = [
+        one
+        for run in runs
+        for one in Spending(run.prepared.folder(plant)).summary(delta=settings.delta)
+        if one.unit == settings.unit
+    ]
+    return max(spent, key=lambda one: one.epsilon.value).facts() if spent else None
 
 
 def _mean_metrics(measured: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from client.plant import Plant, open_plant
 from client.tasks import TASKS
 from client.tasks.columns import far_apart
-from common.backbone import Network, has_norm, load_source
+from common.backbone import Network, has_norm, load_source, norm_layers
 from common.config import FederationConfig, PlantConfig, PlantSection
 from common.errors import ConfigError, DataError
 from common.sharing import FEDERATED
@@ -25,6 +26,9 @@ from common.tasks import KINDS, TaskName, learns
 from server.engine.job import Job
 from simulation.desks import make_identities
 from simulation.workers import Task, Workers
+
+#: Plants among which one can be hidden at a price.
+FEW = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +139,7 @@ def prepare(
     warnings = []
     if not config.norm_travels and not has_norm(source.network):
         warnings.append(f"{config.backbone} has no normalisation layers to keep at the plants")
+    warnings += _noise(config, source.network, plants=len(plants))
     warnings += [_skipped(name, plant) for name, plant in plants.items() if plant.skipped]
     warnings += units(plants)
     return Prepared(home=home, job=job, plants=plants, warnings=tuple(warnings))
@@ -172,6 +177,20 @@ def units(plants: Mapping[str, Description]) -> list[str]:
                 usual = float(np.median(others))
                 found.append(f"{plant}: median of {name} is {value:g}, elsewhere {usual:g}: units?")
     return found
+
+
+def _noise(config: FederationConfig, network: Network, *, plants: int) -> list[str]:
+    """Say what noise changes about training, and where it is hopeless."""
+    if config.privacy.unit == "record":
+        layers = sum(isinstance(layer, _BatchNorm) for layer in norm_layers(network))
+        frozen = f"{layers} batch-norm layers keep the source's statistics, " if layers else ""
+        return [f"privacy.unit record: in rounds {frozen}augmentation and dropout are off"]
+    if config.privacy.unit == "plant" and plants < FEW:
+        return [
+            f"privacy.unit plant hides one plant among {plants}: below some hundred the noise is "
+            "larger than what they learn; docs/security.md says what to use instead"
+        ]
+    return []
 
 
 def _skipped(name: str, plant: Description) -> str:

@@ -97,6 +97,7 @@ def write_report(results: Results, path: Path) -> None:
         last=_last_round(results),
         costs={name: cost(results, name) for name in results.plants},
         total_seconds=sum(results.seconds.values()) or 1.0,
+        private=_private(results),
         trouble=list(_trouble(results)),
         budget=results.config.get("false_reject_budget", 0.05),
     )
@@ -216,6 +217,7 @@ def _environment(found: Results | Comparison, known: Sequence[Interval | None]) 
         adopted=adopted,
         counted=counted,
         duration=duration,
+        bound=lambda value: "none" if value is None else f"{value:.2f}",
         size=size,
         soft=_soft,
         reports=_reports,
@@ -304,6 +306,25 @@ def _last_round(results: Results) -> int:
 
 def _report_link(results_file: str) -> str:
     return quote(PurePosixPath(results_file).with_name("report.html").as_posix())
+
+
+def _private(results: Results) -> str:
+    """Say what hides what; empty where rounds had no noise."""
+    privacy = results.config.get("privacy") or {}
+    unit = privacy.get("unit", "none")
+    if unit == "none":
+        return ""
+    sized = f"noise multiplier {privacy['noise_multiplier']:g}, clip {privacy['clip']:g}"
+    if unit == "record":
+        return (
+            f"Rounds hid single training images: DP-SGD, {sized}, {privacy['steps']} steps a round "
+            f"on images drawn with chance {privacy['sample_rate']:g}. Batch-norm statistics stayed "
+            "those of the source, augmentation and dropout were off. Local training, fine-tuning "
+            "and the deployed models never leave the plant, and have no noise."
+        )
+    carried = (results.config.get("secure_aggregation") or {}).get("enabled")
+    where = "the secure sum carries it" if carried else "at each plant"
+    return f"Rounds hid whole plants: updates were clipped and got noise ({sized}; {where})."
 
 
 def _trouble(results: Results) -> Iterator[str]:

@@ -93,6 +93,21 @@ class TaskPicture(Record):
     )
 
 
+class Privacy(Record):
+    """What a plant's rounds cost in privacy: the most of all seeds."""
+
+    unit: Literal["record", "plant"] = Field(description="Whom the noise hides.")
+    hides: str = Field(description="The same in words.")
+    rounds: Count = Field(description="Rounds that were charged.")
+    delta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="Chance that the bound fails; that of the configuration."
+    )
+    epsilon: NotNegative | None = Field(
+        description="Bound on the loss, the better one of two accountants; null: there is none."
+    )
+    epsilon_rdp: NotNegative | None = Field(description="Bound by Rényi differential privacy.")
+
+
 class PlantResults(Record):
     """One plant."""
 
@@ -139,6 +154,10 @@ class PlantResults(Record):
     )
     pictures: tuple[TaskPicture, ...] = Field(
         (), description="Pictures of the deployed model that fit the task."
+    )
+
+    privacy: Privacy | None = Field(
+        None, description="What its rounds cost in privacy; null where they had no noise."
     )
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from client.protection.clip import Clip
 from client.protection.validate import Validate
 from common.backbone import Part, outline_for, parts, travelling
 from common.config import FederationConfig, PlantConfig
+from common.privacy import UNITS, cost_of, epsilon
 from common.sharing import FEDERATED
 from common.tasks import shared_outputs
 
@@ -46,6 +47,14 @@ BESIDE = {
 MASKED = {
     "weight": "0: the number of training examples is under the masks, as part of the payload",
     "payload": "fixed-point words under masks that only the sum over all plants takes off",
+}
+
+#: What of that is different where noise hides something.
+QUIET = {
+    "weight": "the same number for every plant",
+    "scores": "nothing: they stay at the plant",
+    "seconds": "nothing: they stay at the plant",
+    "notes": "nothing: they stay at the plant",
 }
 
 #: What goes with every message, and what the plant said of itself when it joined.
@@ -142,9 +151,17 @@ def preview(config: FederationConfig, *, classes: int) -> Preview:
         tensors=tuple(tensor for tensor in every if tensor.name in chosen),
         kept={part: size for part, size in kept.items() if size},
         arrives=sum(t.size for t in every if t.part is not Part.HEAD or sharing.head),
-        protection=(*map(_said, protection), *([masks] if sums.enabled else [])),
-        open=not sums.enabled and all(isinstance(step, Validate | Clip) for step in protection),
-        beside=BESIDE | (MASKED if sums.enabled else {}) | ALWAYS,
+        protection=(
+            *_hidden(config),
+            *map(_said, protection),
+            *([masks] if sums.enabled else []),
+        ),
+        open=not (sums.enabled or config.private)
+        and all(isinstance(step, Validate | Clip) for step in protection),
+        beside=BESIDE
+        | (QUIET if config.private else {})
+        | (MASKED if sums.enabled else {})
+        | ALWAYS,
     )
 
 
@@ -157,6 +174,19 @@ def classes_of(folder: Path, settings: PlantConfig) -> int:
     except OSError:
         return 2
     return max(2, sum(not one.name.startswith(".") for one in found))
+
+
+def _hidden(config: FederationConfig) -> tuple[str, ...]:
+    """Return what noise hides, and what one round costs by itself."""
+    privacy, cost = config.privacy, cost_of(config, plants=config.min_plants)
+    if cost is None:
+        return ()
+    bound = epsilon([cost], delta=privacy.delta).value
+    how = "steps of DP-SGD" if privacy.unit == "record" else "clipping and noise"
+    return (
+        f"privacy (noise multiplier {privacy.noise_multiplier:g}, clip {privacy.clip:g}): {how} "
+        f"hide {UNITS[privacy.unit]}; a round costs epsilon {bound:.3g} at delta {privacy.delta:g}",
+    )
 
 
 def _said(step: Step) -> str:

@@ -27,8 +27,10 @@ from client.console.views import (
 )
 from client.desk.ledger import Answer
 from client.desk.peers import Peer
+from client.desk.spending import Spent
 from client.layout import SETTINGS
 from common.config import FederationConfig, PlantConfig
+from common.privacy import UNITS
 
 if TYPE_CHECKING:  # they load torch
     from client.console.preview import Preview
@@ -156,11 +158,21 @@ def show_overview(out: Console, found: Overview, *, folder: Path) -> None:
         row("model", f"version {found.model.version.number}, {found.model.origin}, score {known}")
     else:
         row("model", "none yet")
+    for spent in found.privacy:
+        row("privacy", _spent(spent, found.settings.policy.privacy_budget))
     if found.certificate is None:
         row("identity", found.trouble, "bold red")
     else:
         left = lasting(found.certificate.not_after - found.now)
         row("identity", f"certificate valid for {left}")
+
+
+def _spent(spent: Spent, budget: float | None) -> str:
+    limit = f" of {budget:g}" if budget is not None else ""
+    return (
+        f"epsilon {spent.epsilon.value:.3g}{limit} at delta {spent.delta:g} for "
+        f"{UNITS[spent.unit]}, {spent.rounds} round{'s' if spent.rounds > 1 else ''}"
+    )
 
 
 def _work(found: Overview) -> str:

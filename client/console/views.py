@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from client.desk.ledger import Answer, Ledger
+from client.desk.spending import Spending, Spent
 from client.identity import Identity
 from client.layout import IDENTITY, LOCK
 from client.link.files import LinkStatus, read_status
@@ -146,6 +147,7 @@ class Overview:
     work : run, round, kind and start of the order in hand; None if there is none.
     queue : orders that wait.
     certificate : the plant's; None if it cannot be used, and ``trouble`` says why.
+    privacy : what rounds with noise have cost.
     """
 
     now: datetime
@@ -158,6 +160,7 @@ class Overview:
     model: Model | None
     certificate: Certificate | None
     trouble: str
+    privacy: tuple[Spent, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -172,6 +175,8 @@ class Overview:
             "last": None if self.last is None else report(self.last),
             "model": None if self.model is None else self.model.facts(),
             "certificate": until,
+            "privacy": [spent.facts() for spent in self.privacy],
+            "privacy_budget": self.settings.policy.privacy_budget,
             "trouble": self.trouble,
         }
 
@@ -205,6 +210,7 @@ def overview(folder: Path, *, settings: PlantConfig, now: datetime) -> Overview:
         model=deployed[0] if deployed else None,
         certificate=certificate,
         trouble=trouble,
+        privacy=tuple(Spending(folder).summary(delta=settings.policy.privacy_delta)),
     )
 
 

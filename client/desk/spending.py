@@ -11,6 +11,7 @@ plant's folder.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from client.desk.outbox import order_digest
 from common.config import PolicySection
 from common.errors import PolicyError
 from common.orders import Kind, Order
-from common.privacy import Cost, Epsilon, cost_of, epsilon
+from common.privacy import UNITS, Cost, Epsilon, cost_of, epsilon
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS charges (
@@ -53,6 +54,33 @@ class Charge:
     sent: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What one unit of privacy has paid so far.
+
+    Attributes
+    ----------
+    rounds : charged, sent or not.
+    delta : that goes with the bound.
+    """
+
+    unit: str
+    rounds: int
+    delta: float
+    epsilon: Epsilon
+
+    def facts(self) -> dict[str, Any]:
+        """Return it ready for JSON; null where there is no bound worth the name."""
+        bounds = {"epsilon": self.epsilon.value, "epsilon_rdp": self.epsilon.rdp}
+        return {
+            "unit": self.unit,
+            "hides": UNITS[self.unit],
+            "rounds": self.rounds,
+            "delta": self.delta,
+            **{name: value if math.isfinite(value) else None for name, value in bounds.items()},
+        }
+
+
 class Spending:
     """The charges of one plant; every call opens the file, as `client.desk.ledger.Ledger`."""
 
@@ -73,6 +101,20 @@ class Spending:
         charge counts; for *plant* those with that unit.
         """
         return epsilon(_costs(self.charges(), unit), delta=delta)
+
+    def summary(self, *, delta: float) -> list[Spent]:
+        """Return what each unit has paid that a round was held for."""
+        charges = self.charges()
+        return [
+            Spent(
+                unit=unit,
+                rounds=sum(charge.unit == unit for charge in charges),
+                delta=delta,
+                epsilon=epsilon(_costs(charges, unit), delta=delta),
+            )
+            for unit in UNITS
+            if any(charge.unit == unit for charge in charges)
+        ]
 
     def objection(self, order: Order, policy: PolicySection) -> str:
         """Say in one clause what the budget has against an order; "" if nothing."""

@@ -1,0 +1,219 @@
+"""What leaves a plant in a round with noise, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import generate_latest
+
+from client import metrics
+from client.console.preview import preview
+from client.methods import FEDERATED
+from client.plant import Plant
+from client.training import Trainer
+from common.backbone import Part, build, parts
+from common.config import FederationConfig
+from common.config.privacy import objection
+from common.errors import TrainingError
+from common.files import write_atomic
+from common.orders import Kind, Order, Outcome, Release, Reply
+from common.privacy import cost_of, epsilon
+
+PlantOf = Callable[..., Plant]
+Change = Callable[..., FederationConfig]
+
+
+@pytest.fixture
+def config_of(small_config: FederationConfig, changed: Change) -> Callable[..., FederationConfig]:
+    """Return ``config_of(unit, **privacy)``: settings of a round with noise."""
+
+    def make(unit: str, **privacy: Any) -> FederationConfig:
+        settings = {"unit": unit, "steps": 2, "noise_multiplier": 2.0} | privacy
+        return changed(
+            small_config,
+            privacy=settings,
+            methods={"local_first": False},
+            server={"max_update_norm": 1e5},
+        )
+
+    return make
+
+
+def update_of(reply: Reply) -> np.ndarray:
+    assert reply.outcome is Outcome.DONE, reply.reason
+    assert reply.payload is not None
+    return np.frombuffer(reply.payload, np.float32)
+
+
+@pytest.mark.parametrize("unit", ["record", "plant"])
+def test_nothing_beside_the_update_tells_of_the_images(
+    unit: str,
+    plant_of: PlantOf,
+    config_of: Callable[..., FederationConfig],
+    release_of: Callable[..., Release],
+    order_for: Callable[..., Order],
+) -> None:
+    config = config_of(unit)
+    release = release_of(config)
+    plant = plant_of("ash")
+    reply = plant.answer(order_for(config, release), release)
+    assert update_of(reply).any()
+    assert (reply.scores, reply.seconds, reply.notes) == ({}, {}, {})
+    assert reply.weight == config.server.max_weight
+    # The plant itself sees them.
+    assert plant.facts["scores"]["trained"]["balanced_accuracy"] >= 0
+    adopted = plant.answer(order_for(config, release, round=2, kind=Kind.ADOPT), release)
+    assert adopted.outcome is Outcome.DONE
+    assert (adopted.scores, adopted.seconds, adopted.notes) == ({}, {}, {})
+    assert plant.facts["notes"]["why"]
+    shown = preview(config, classes=2)
+    assert not shown.open
+    assert shown.beside["scores"] == "nothing: they stay at the plant"
+    assert shown.protection[0].startswith("privacy (noise multiplier 2, clip 1)")
+
+
+def test_frozen_statistics_get_no_noise(
+    plant_of: PlantOf,
+    config_of: Callable[..., FederationConfig],
+    release_of: Callable[..., Release],
+    order_for: Callable[..., Order],
+) -> None:
+    """Noise on variances would make them negative, and the network useless."""
+    config = config_of("plant")
+    release = release_of(config)
+    update = update_of(plant_of("ash").answer(order_for(config, release), release))
+    network = build(config.backbone, classes=2, image_size=config.image_size)
+    parameters = {name for name, _ in network.named_parameters()}
+    names = [name for name, part in parts(network).items() if part is not Part.HEAD]
+    for name, _, place in release.schema.subset(frozenset(names)).slices():
+        assert update[place].any() == (name in parameters), name
+
+
+def test_stages_that_are_held_still_get_no_noise(
+    plant_of: PlantOf,
+    config_of: Callable[..., FederationConfig],
+    changed: Change,
+    release_of: Callable[..., Release],
+    order_for: Callable[..., Order],
+) -> None:
+    for unit in ("plant", "record"):
+        config = changed(config_of(unit), training={"freeze_until": "conv5"})
+        release = release_of(config)
+        plant = plant_of("ash", folder=unit)
+        update = update_of(plant.answer(order_for(config, release), release))
+        for name, _, place in release.schema.slices():
+            assert not update[place].any() or name.startswith("backbone.conv5."), name
+
+
+@pytest.mark.parametrize("method", ["fedper", "ditto", "fedprox", "fedbn"])
+def test_no_step_of_what_is_sent_is_without_noise(
+    method: str,
+    plant_of: PlantOf,
+    config_of: Callable[..., FederationConfig],
+    release_of: Callable[..., Release],
+    order_for: Callable[..., Order],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The head is never fitted without noise, and other training ends before the update is cut."""
+    trained: list[bool] = []
+
+    def watched(self: Trainer, network: Any, *args: Any, **options: Any) -> list[float]:
+        trained.append(options.get("anchor") is not None)
+        return [0.0]
+
+    monkeypatch.setattr(Trainer, "fit_head", lambda *args: pytest.fail("head fitted"))
+    monkeypatch.setattr(Trainer, "fit", watched)
+    classes = {"classes": ("dark", "light")} if method == "fedprox" else {}
+    config = config_of("record").model_copy(update={"method": method, **classes})
+    release = release_of(config)
+    reply = plant_of("ash").answer(order_for(config, release), release)
+    assert update_of(reply).any()
+    # Ditto's personal model is trained without noise, and stays.
+    assert trained == ([True] if method == "ditto" else [])
+
+
+def test_every_method_is_private_or_refused(config_of: Callable[..., FederationConfig]) -> None:
+    allowed = [
+        method
+        for method in FEDERATED
+        if not objection(config_of("record").model_copy(update={"method": method}))
+    ]
+    assert sorted(allowed) == ["ditto", "fedavg", "fedbn", "fedper", "fedprox"]
+
+
+def test_a_budget_ends_the_rounds_before_training(
+    plant_of: PlantOf,
+    config_of: Callable[..., FederationConfig],
+    release_of: Callable[..., Release],
+    order_for: Callable[..., Order],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = config_of("record")
+    release, plant = release_of(config), plant_of("ash")
+    cost = cost_of(config, plants=3)
+    assert cost is not None
+    budget = epsilon([cost], delta=1e-5).value * 1.01
+    text = (plant.folder / "plant.toml").read_text()
+    allowed = text.replace("[policy]", f"[policy]\nprivacy_budget = {budget}")
+    write_atomic(plant.folder / "plant.toml", allowed.encode())
+
+    first = order_for(config, release)
+    reply = plant.answer(first, release)
+    update_of(reply)
+    again = plant.answer(first, release)
+    assert again.payload == reply.payload
+    assert len(plant.spending.charges()) == 1
+
+    monkeypatch.setattr(Plant, "_train", lambda *args: pytest.fail("trained"))
+    refused = plant.answer(order_for(config, release, round=2), release)
+    assert refused.outcome is Outcome.DECLINED
+    assert refused.reason.startswith("privacy spent must be at most epsilon")
+    assert len(plant.spending.charges()) == 1
+    text = generate_latest(metrics.registry(plant.folder)).decode()
+    wanted = plant.spending.spent("record", delta=1e-5)
+    assert f'privacy_epsilon{{accountant="pld",unit="record"}} {wanted.pld}' in text
+    assert f"privacy_budget_epsilon {budget}" in text
+    assert 'privacy_rounds{unit="record"} 1.0' in text
+
+
+def test_a_crash_in_training_is_charged_once_with_other_noise(
+    plant_of: PlantOf,
+    config_of: Callable[..., FederationConfig],
+    release_of: Callable[..., Release],
+    order_for: Callable[..., Order],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = config_of("record")
+    release, plant = release_of(config), plant_of("ash")
+    order = order_for(config, release)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "validate", _full)
+        assert plant.answer(order, release).outcome is Outcome.FAILED
+    update_of(plant.answer(order, release))
+    assert [charge.sent for charge in plant.spending.charges()] == [True]
+    # Lost after it was filed: it may have been seen, so the same question is a second look.
+    for path in (plant.folder / "outbox").iterdir():
+        path.unlink()
+    update_of(plant.answer(order, release))
+    assert len(plant.spending.charges()) == 2
+
+
+def _full(*args: object) -> dict[str, float]:
+    raise TrainingError("no memory left")
+
+
+def test_local_training_is_not_charged(
+    plant_of: PlantOf,
+    config_of: Callable[..., FederationConfig],
+    changed: Change,
+    release_of: Callable[..., Release],
+    tmp_path: Path,
+) -> None:
+    config = changed(config_of("record"), methods={"local_first": True})
+    plant = plant_of("ash")
+    plant.train_alone("local", source=release_of(config), config=config)
+    assert plant.spending.charges() == []
