@@ -32,7 +32,6 @@ sys.path.insert(0, str(ROOT))  # as a script, only its own folder is on the path
 from PIL import Image  # noqa: E402
 
 from benchmarks.trial import SIX, Template, hold, score, settings, sources  # noqa: E402
-from client.tasks.images import load_images  # noqa: E402, F401  fails early without torch
 from common.combining import RULES  # noqa: E402
 from common.errors import ConfigError  # noqa: E402
 from common.files import read_json, write_json  # noqa: E402

@@ -25,21 +25,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from client.exchange import assemble
+from client.fitting import predicted_of
+from client.plant import Plant, open_plant
+from client.tasks.metrics import Prediction
+from client.training import Trainer
+from common.config import FederationConfig
+from common.orders import Kind, Order, Release, Reply
+from common.toml import validate
+from server.chain import Place
+from server.engine.job import Job
+from server.federation import Federation
+from server.seals import papers_of
+from simulation.desks import PKI
+from simulation.local import LocalFleet
+from simulation.prepare import find_plants, prepare
+from simulation.workers import Workers
+
 ROOT = Path(__file__).resolve().parents[1]
-
-from client.exchange import assemble  # noqa: E402
-from client.plant import Plant, open_plant  # noqa: E402
-from client.tasks.data import PlantData  # noqa: E402
-from client.training import Trainer  # noqa: E402
-from common.config import FederationConfig  # noqa: E402
-from common.orders import Kind, Order, Release, Reply  # noqa: E402
-from common.toml import validate  # noqa: E402
-from server.engine.job import Job  # noqa: E402
-from server.federation import Federation  # noqa: E402
-from simulation.local import LocalFleet  # noqa: E402
-from simulation.prepare import find_plants, prepare  # noqa: E402
-from simulation.workers import Workers  # noqa: E402
-
 DATA = Path(os.environ.get("TRANSFERLINE_DATA", ROOT / "../shared/data"))
 SIX = ("deeppcb", "elpv_mono", "elpv_poly", "magnetic_tile", "neu_steel", "wood_board")
 ELPV = {"classes": ["functional", "defective"], "good": "functional"}
@@ -136,8 +139,8 @@ def hold(home: Path, job: Job, *, spoil: Spoil = lambda reply: reply) -> Release
     with Workers(1) as workers:
         fleet = LocalFleet(home, plants=list(job.plants), workers=workers)
         federation = Federation(
-            home,
-            fleet=Spoiled(fleet, spoil),  # type: ignore[arg-type]
+            Place(home=home, papers=lambda: papers_of(home / PKI)),
+            fleet=Spoiled(fleet, spoil),
             config=job.config,
             source=job.source,
             travelling=job.travelling,
@@ -146,14 +149,14 @@ def hold(home: Path, job: Job, *, spoil: Spoil = lambda reply: reply) -> Release
         return federation.run()
 
 
-def score(
+def predict(
     folder: Path,
     release: Release,
     config: FederationConfig,
     *,
     change: Callable[[Tensor], Tensor] = lambda images: images,
-) -> float:
-    """Return the balanced accuracy of a release with a plant's own head on its test images.
+) -> Prediction:
+    """Return what a release says with a plant's own head on its test images.
 
     Parameters
     ----------
@@ -164,13 +167,18 @@ def score(
     kept = [version for version in plant.store.versions() if version.kind == "round"]
     network = plant._network(config)
     assemble(network, release, personal=plant.store.load(kept[-1]))
-    shown: PlantData = replace(data, inputs=change(data.inputs))
-    trainer = Trainer(
-        task=plant.task(config), data=shown, config=config, device=torch.device("cpu"), seed=0
-    )
-    chosen = trainer.predict(network, data.test).argmax(1).numpy()
-    truth = data.targets[data.test].numpy()
-    return float(np.mean([(chosen[truth == one] == one).mean() for one in np.unique(truth)]))
+    shown = replace(data, inputs=change(data.inputs))
+    device = torch.device("cpu")
+    task = plant.task(config)
+    trainer = Trainer(task=task, data=shown, config=config, device=device, seed=0)
+    return predicted_of(data, data.test, trainer.predict(network, data.test))
+
+
+def score(folder: Path, release: Release, config: FederationConfig, **rest: Any) -> float:
+    """Return the balanced accuracy of `predict`."""
+    found = predict(folder, release, config, **rest)
+    classes = np.unique(found.truth)
+    return float(np.mean([found.correct[found.truth == one].mean() for one in classes]))
 
 
 def sources() -> dict[str, Path]:

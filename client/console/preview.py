@@ -17,9 +17,12 @@ from client.protection.clip import Clip
 from client.protection.validate import Validate
 from common.backbone import Part, outline_for, parts, travelling
 from common.config import FederationConfig, PlantConfig
+from common.forms import Turn, drops, form_of, linear_of
 from common.privacy import UNITS, cost_of, epsilon
+from common.secagg.encoding import Encoding
 from common.sharing import FEDERATED
 from common.tasks import shared_outputs
+from common.update import Schema
 
 DTYPE = "float32"
 WIDTH = 4  #: bytes of a value
@@ -90,8 +93,10 @@ class Preview:
     arrives : bytes of the release that comes in.
     protection : steps between "trained" and "sent", one line each.
     open : whether the centre can read this plant's update.
+    form : in which the tensors travel, in words (`common.forms`).
+    sent : bytes of the update in this form.
     beside : what goes with it.
-    dtype : of every value that travels.
+    dtype : of every value before the form is made.
     """
 
     tensors: tuple[Travelling, ...]
@@ -99,12 +104,14 @@ class Preview:
     arrives: int
     protection: tuple[str, ...]
     open: bool
+    form: str
+    sent: int
     beside: dict[str, str] = field(default_factory=lambda: BESIDE | ALWAYS)
     dtype: str = DTYPE
 
     @property
     def size(self) -> int:
-        """Bytes of the tensors that travel."""
+        """Bytes of the tensors that travel, before their form is made."""
         return sum(tensor.size for tensor in self.tensors)
 
     def facts(self) -> dict[str, Any]:
@@ -115,6 +122,8 @@ class Preview:
                 for tensor in self.tensors
             ],
             "bytes": self.size,
+            "form": self.form,
+            "bytes_sent": self.sent,
             "bytes_arriving": self.arrives,
             "bytes_that_stay": {str(part): size for part, size in self.kept.items()},
             "beside": self.beside,
@@ -145,10 +154,14 @@ def preview(config: FederationConfig, *, classes: int) -> Preview:
     for tensor in every:
         if tensor.name not in chosen:
             kept[tensor.part] += tensor.size
+    chosen_ones = tuple(tensor for tensor in every if tensor.name in chosen)
+    schema = Schema({tensor.name: tensor.shape for tensor in chosen_ones})
     protection, sums = steps(config), config.secure_aggregation
     masks = f"secure-aggregation: bound {sums.bound:g}, {sums.bits} bits; the centre reads the sum"
     return Preview(
-        tensors=tuple(tensor for tensor in every if tensor.name in chosen),
+        tensors=chosen_ones,
+        form=described(config),
+        sent=sent_bytes(config, schema),
         kept={part: size for part, size in kept.items() if size},
         arrives=sum(t.size for t in every if t.part is not Part.HEAD or sharing.head),
         protection=(
@@ -163,6 +176,44 @@ def preview(config: FederationConfig, *, classes: int) -> Preview:
         | (MASKED if sums.enabled else {})
         | ALWAYS,
     )
+
+
+def sent_bytes(config: FederationConfig, schema: Schema) -> int:
+    """Return the bytes of an update; under masks, of the smallest cohort that a round may have."""
+    turn, sums = Turn(run="", round=1), config.secure_aggregation
+    if not sums.enabled:
+        return form_of(config.update, schema=schema, turn=turn).size
+    kept = linear_of(config.update, schema=schema, turn=turn).kept
+    encoding = Encoding(
+        size=kept,
+        bits=sums.bits,
+        bound=sums.bound,
+        max_weight=config.server.max_weight,
+        plants=config.min_plants,
+    )
+    return 8 * encoding.words
+
+
+def described(config: FederationConfig) -> str:
+    """Return the form in words."""
+    update = config.update
+    values = f"in {update.values}"
+    if config.secure_aggregation.enabled:
+        values = f"in fixed point of {config.secure_aggregation.bits} bits under masks"
+    words = {
+        "top_k": f"top_k: the largest {update.share:.3g} of the values, {values}",
+        "low_rank": f"low_rank: factors of {update.rank} columns for each large matrix, {values}",
+        "coordinates": f"coordinates: {update.share:.3g} of the values, at places that all plants "
+        f"share, {values}",
+        "int8": "int8: every value in 1 byte, with a scale for each tensor",
+        "fp16": "fp16: every value in 2 bytes",
+        "fp32": "fp32: every value as it is",
+    }
+    said = words[update.form]
+    if update.form == "fp32" and config.secure_aggregation.enabled:
+        said = f"every value {values}"
+    feeds_back = drops(update) and update.error_feedback
+    return f"{said}; the rest is kept for the next update" if feeds_back else said
 
 
 def classes_of(folder: Path, settings: PlantConfig) -> int:

@@ -122,12 +122,14 @@ def show_preview(
     stays = [f"{part} {size(count)}" for part, count in found.kept.items()]
     about = f"{config.method} on {config.backbone}, {config.image_size} pixels"
     put(out, about, indent=10, first="settings")
-    put(out, f"{size(found.size)} and a page of text", indent=10, first="leaves")
+    put(out, found.form, indent=10, first="form")
+    whole = "" if found.sent == found.size else f" in this form, of {size(found.size)},"
+    put(out, f"{size(found.sent)}{whole} and a page of text", indent=10, first="leaves")
     put(out, f"{size(found.arrives)}, the release", indent=10, first="comes in")
     put(out, ", ".join(["images", "file names", *stays]), indent=10, first="stays")
     rate = settings.policy.bandwidth
     if rate:
-        put(out, f"{found.size / 1e6 / rate:.0f} s at {rate:g} MB/s", indent=10, first="takes")
+        put(out, f"{found.sent / 1e6 / rate:.0f} s at {rate:g} MB/s", indent=10, first="takes")
 
 
 def show_overview(out: Console, found: Overview, *, folder: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.plant import Plant, open_plant
+from client.plant import LEFT, Plant, open_plant
 from client.training import Trainer
 from common.backbone import Part, build, parts
 from common.config import FederationConfig
@@ -108,6 +108,41 @@ def test_two_rounds_of_fedbn(
     assert statistics
     assert all(np.array_equal(one[name], two[name]) for name in statistics)
     assert not np.array_equal(one["head.weight"], two["head.weight"])
+
+
+@pytest.mark.parametrize("form", ["top_k", "low_rank", "coordinates"])
+def test_what_an_update_leaves_out_survives_kills_and_goes_with_the_next(
+    form: str,
+    plant_of: PlantOf,
+    config: FederationConfig,
+    changed: Change,
+    release: Release,
+    order_for: OrderFor,
+) -> None:
+    config = changed(config, update={"form": form, "share": 0.1})
+    plant = plant_of()
+    plant.answer(order_for(config, release), release)
+    left = plant.store.load(plant.store.versions()[-1])[LEFT]
+    assert np.any(left)
+
+    second = order_for(config, release, round=2)
+    reply = plant.answer(second, release)
+    # Killed before the answer was filed: it starts from what round 1 left again.
+    for path in (plant.folder / "outbox").glob("*00002*"):
+        path.unlink()
+    crashed = Plant.open(plant.folder).answer(second, release)
+    assert sent(crashed) == sent(reply)
+
+    # What round 2 would say without the leftovers is something else.
+    forgetful = changed(config, update={"form": form, "share": 0.1, "error_feedback": False})
+    other = plant_of("elm")
+    other.folder.joinpath("plant.toml").write_text(plant.folder.joinpath("plant.toml").read_text())
+    other = Plant.open(other.folder)
+    for number in (1, 2):
+        without = other.answer(order_for(forgetful, release, round=number), release)
+    assert LEFT not in other.store.load(other.store.versions()[-1])
+    assert len(sent(without)) == len(sent(reply))
+    assert sent(without) != sent(reply)
 
 
 def test_the_same_order_gets_the_same_bytes(

@@ -41,11 +41,55 @@ def test_it_shows_the_very_update(
     assert reply.payload is not None
 
     found = preview(config, classes=2)
-    assert found.size == len(reply.payload)
+    assert found.size == found.sent == len(reply.payload)
     assert Schema({one.name: one.shape for one in found.tensors}).digest == reply.schema
     assert found.arrives == release.vector.nbytes
     assert found.size + sum(found.kept.values()) == preview_of_everything(config)
     assert (Part.HEAD in found.kept) == (config.method != "fedavg")
+
+
+@pytest.mark.parametrize(
+    ("update", "said"),
+    [
+        ({"form": "fp16"}, "2 bytes"),
+        ({"form": "int8"}, "scale for each tensor"),
+        ({"form": "top_k", "share": 0.05}, "largest 0.05 of the values, in fp16; the rest is kept"),
+        ({"form": "low_rank", "error_feedback": False}, "factors of 4 columns"),
+        ({"form": "coordinates", "values": "int8"}, "at places that all plants share, in int8"),
+    ],
+    ids=lambda update: update["form"] if isinstance(update, dict) else "",
+)
+def test_it_shows_what_a_form_leaves_of_it(
+    update: dict[str, Any],
+    said: str,
+    small_config: FederationConfig,
+    changed: Callable[..., FederationConfig],
+    plant_of: Callable[..., Plant],
+    release_of: Callable[..., Release],
+    order_for: Callable[..., Order],
+) -> None:
+    config = changed(small_config, update=update, methods={"local_first": False})
+    release = release_of(config)
+    reply = plant_of("ash").answer(order_for(config, release), release)
+    assert reply.payload is not None
+    found = preview(config, classes=2)
+    assert found.sent == len(reply.payload) < found.size
+    assert said in found.form
+    assert ("rest is kept" in found.form) == (update["form"] in ("top_k", "coordinates"))
+    assert found.facts()["bytes_sent"] == found.sent
+
+
+def test_it_shows_what_masks_make_of_it(
+    small_config: FederationConfig, changed: Callable[..., FederationConfig]
+) -> None:
+    masked = {"min_plants": 6, "secure_aggregation": {"enabled": True, "bits": 8}}
+    whole = preview(changed(small_config, **masked), classes=2)
+    assert whole.form == "every value in fixed point of 8 bits under masks"
+    # Eleven bits with room for the sum of six, five of them in a word of 64.
+    assert whole.sent == pytest.approx(whole.size / 4 / 5 * 8, rel=1e-3)
+    update = {"form": "coordinates", "share": 0.3125, "values": "fp32"}
+    part = preview(changed(small_config, update=update, **masked), classes=2)
+    assert part.sent == pytest.approx(whole.size / 8, rel=1e-3)
 
 
 def preview_of_everything(config: FederationConfig) -> int:

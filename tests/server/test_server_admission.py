@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from common.config import FederationConfig
+from common.config import FederationConfig, UpdateConfig
+from common.forms import Turn, form_of
 from common.orders import Kind, Order, Outcome, Reply
 from common.update import Schema
 from server.admission import Rejected, admit, norm_of
@@ -123,3 +124,46 @@ def test_the_norm_bounds_every_value(vector: Any) -> None:
         assert norm == pytest.approx(float(np.linalg.norm(vector.astype(np.float64))))
     else:
         assert not np.isfinite(norm)
+
+
+FORMS = ("fp16", "int8", "top_k", "low_rank", "coordinates")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_update_is_read_in_the_form_of_the_order(good: Good, form: str) -> None:
+    order, reply, schema, config = good
+    config = config.model_copy(update={"update": UpdateConfig.model_validate({"form": form})})
+    made = form_of(config.update, schema=schema, turn=Turn(run=order.run, round=order.round))
+    whole = np.frombuffer(reply.payload or b"", np.float32)
+    payload = made.encode(whole)
+    assert len(payload) < whole.nbytes
+    told = replace(reply, payload=payload)
+    vector = admit(told, order=order, schema=schema, config=config)
+    assert vector is not None
+    assert np.array_equal(vector, made.decode(payload))
+    with pytest.raises(Rejected) as caught:
+        admit(reply, order=order, schema=schema, config=config)
+    assert caught.value.code == "form"
+    assert f"must have {made.size} bytes in its form, got {whole.nbytes}" in str(caught.value)
+
+
+def test_what_no_plant_could_have_written_is_refused(good: Good) -> None:
+    order, reply, schema, config = good
+    update = UpdateConfig(form="top_k", share=0.5)
+    config = config.model_copy(update={"update": update})
+    size = form_of(update, schema=schema, turn=Turn(run=order.run, round=order.round)).size
+    with pytest.raises(Rejected, match="each once and in order") as caught:
+        admit(replace(reply, payload=bytes(size)), order=order, schema=schema, config=config)
+    assert caught.value.code == "form"
+
+
+@pytest.mark.parametrize("form", ["fp16", "int8"])
+def test_infinity_hides_in_no_form(good: Good, form: str) -> None:
+    order, reply, schema, config = good
+    config = config.model_copy(update={"update": UpdateConfig.model_validate({"form": form})})
+    payload = np.full(schema.size, np.inf, np.float16).tobytes()
+    if form == "int8":
+        payload = np.full(len(schema.shapes), np.nan, np.float32).tobytes() + bytes(schema.size)
+    with pytest.raises(Rejected) as caught:
+        admit(replace(reply, payload=payload), order=order, schema=schema, config=config)
+    assert caught.value.code == "finite"

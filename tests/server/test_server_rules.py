@@ -14,9 +14,10 @@ import pytest
 from common.combining import RULES, table
 from common.config import FederationConfig, ServerConfig
 from common.errors import AggregationError, ConfigError
+from common.forms import Turn, form_of
 from common.orders import Reply
 from common.toml import validate
-from common.update import Vector
+from common.update import Schema, Vector
 from server.aggregation import Mean, rule_for
 from server.aggregation.robust import RULES as ROBUST
 from server.releases import Releases
@@ -24,6 +25,7 @@ from server.state.store import history
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE, PLANTS = 400, 7
+SCHEMA = Schema({"backbone.a": (40, 3), "backbone.b": (11,)})  #: as in conftest
 Attack = Callable[[Vector, np.random.Generator], Vector]
 
 ATTACKS: dict[str, Attack] = {
@@ -185,3 +187,22 @@ def test_a_round_with_too_few_sound_replies_is_skipped(centre: Any) -> None:
 
 def test_the_page_shows_the_table() -> None:
     assert table() in (ROOT / "docs" / "robust.md").read_text()
+
+
+def test_bytes_are_counted_as_they_are_sent(centre: Any) -> None:
+    centre.configure(rounds=1, update={"form": "int8"})
+
+    def in_form(reply: Reply) -> list[Reply]:
+        if reply.payload is None:
+            return [reply]
+        form = form_of(
+            centre.config.update, schema=SCHEMA, turn=Turn(run=reply.run, round=reply.round)
+        )
+        return [replace(reply, payload=form.encode(np.frombuffer(reply.payload, np.float32)))]
+
+    centre.plants.spoil = in_form
+    last = centre.open().run()
+    assert last.number == 1
+    row = history(centre.home)[0]["replies"]["ash"]
+    head = len(centre.plants.outbox[("ash", "run-00001-train")][1].head())
+    assert row["bytes_up"] == head + 131 + 4 * 2
