@@ -11,7 +11,9 @@ that were clipped.
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,9 @@ Vector = npt.NDArray[np.float32]
 ONE, MARK = 1, 0x5EC_A66  #: the constant lanes
 LANES = 4
 _MOST = 100  #: plants
+_EXACT = 2**22  #: whole numbers up to it fit below `_MAGIC`
+_MAGIC = np.float32(3 * 2**22)  #: from 2^23 to 2^24 a float32 is a whole number
+_MAGIC_BITS = int(_MAGIC.view(np.int32))
 _NUMBERS = 16  #: of 32 bits, in a block of ChaCha20
 
 
@@ -131,11 +136,20 @@ class Packer:
         if not 1 <= weight <= encoding.max_weight:
             raise UpdateError(f"weight must be 1 to {encoding.max_weight}, got {weight}")
         self._vector, self._encoding, self._rounding = vector, encoding, rounding
-        self._weight = weight
-        self.clipped = sum(
-            _beyond(vector[start : start + CHUNK], encoding.bound)
-            for start in range(0, vector.size, CHUNK)
-        )
+        self._weight, self._buffers = weight, threading.local()
+        self.clipped, self._largest = 0, 0.0
+        for start in range(0, vector.size, CHUNK):
+            self._look(vector[start : start + CHUNK])
+
+    def _look(self, values: Vector) -> None:
+        """Count values beyond the bound; UpdateError if one is not finite."""
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise UpdateError("update must be finite, got NaN or infinity")
+        largest = max(-low, high)
+        if largest > self._encoding.bound:
+            self.clipped += int(np.count_nonzero(np.abs(values) > self._encoding.bound))
+        self._largest = max(self._largest, largest)
 
     def fill(self, words: Words, start: int, stop: int) -> None:
         """Write words[start:stop]; threads may write different chunks at once."""
@@ -150,54 +164,118 @@ class Packer:
 
     def _pack(self, words: Words, start: int) -> None:
         """Encode what the words from ``start`` on hold: a field is a stretch of the vector."""
-        encoding, shifted = self._encoding, np.empty(words.size, np.uint64)
+        encoding, scratch = self._encoding, self._scratch(words.size)
+        if self._rounding is None and self._edge <= _EXACT:
+            self._pack_quickly(words, start, scratch)
+            return
         for place in range(encoding.per_word):
             first = place * encoding.packed + start
             values = self._vector[first : first + words.size]
-            if self._rounding is None:
-                number = self._integers(values, None)
-            else:
+            fractions = None
+            if self._rounding is not None:
                 # Each field has its own stretch of the stream, entered at a block.
                 skipped = place * -(-encoding.packed // _NUMBERS) * _NUMBERS + start
-                number = self._integers(values, _fractions(self._rounding, skipped, values.size))
-            target = words if place == 0 else shifted
-            target[: number.size] = number
-            target[number.size :] = self._zero  # past the end of the vector
+                fractions = _fractions(self._rounding, skipped, values.size)
+            target = words if place == 0 else scratch.words[: words.size]
+            # Not negative, so the signed conversion, for which processors have an instruction.
+            np.copyto(
+                target[: values.size].view(np.int64),
+                self._integers(values, fractions, scratch),
+                casting="unsafe",
+            )
+            target[values.size :] = self._zero  # past the end of the vector
             if place:
-                np.left_shift(shifted, np.uint64(place * encoding.field), out=shifted)
-                np.bitwise_or(words, shifted, out=words)
+                np.left_shift(target, np.uint64(place * encoding.field), out=target)
+                np.bitwise_or(words, target, out=words)
+
+    def _pack_quickly(self, words: Words, start: int, scratch: _Scratch) -> None:
+        """Do the same in fewer steps, where every whole number is small.
+
+        Added to `_MAGIC`, a float32 has no bits left for fractions: it is rounded to the nearest
+        whole number, which then lies in its lowest bits, above those of `_MAGIC` as an integer. The
+        sum of what is too much in each field is taken off in the end, modulo 2^64.
+        """
+        encoding, excess = self._encoding, _MAGIC_BITS - self._zero
+        factor, edge = np.float32(self._factor), np.float32(self._edge)
+        clamps = self._largest * self._factor > self._edge - 1
+        surplus = 0
+        for place in range(encoding.per_word):
+            first = place * encoding.packed + start
+            values = self._vector[first : first + words.size]
+            scaled = scratch.scaled[: words.size]
+            np.multiply(values, factor, out=scaled[: values.size])
+            scaled[values.size :] = 0  # past the end of the vector
+            if clamps:
+                np.minimum(scaled, edge, out=scaled)
+                np.maximum(scaled, -edge, out=scaled)
+            np.add(scaled, _MAGIC, out=scaled)
+            target = words if place == 0 else scratch.words[: words.size]
+            np.copyto(target.view(np.int64), scaled.view(np.int32))
+            if place:
+                np.left_shift(target, np.uint64(place * encoding.field), out=target)
+                np.add(words, target, out=words)
+            surplus += excess << (place * encoding.field)
+        np.subtract(words, np.uint64(surplus % 2**64), out=words)
+
+    @property
+    def _factor(self) -> float:
+        """What a value is multiplied by."""
+        share = self._weight / self._encoding.max_weight
+        return share * self._encoding.steps / self._encoding.bound
+
+    @property
+    def _edge(self) -> int:
+        """Largest whole number that a value of this plant may become."""
+        return int(self._weight / self._encoding.max_weight * self._encoding.steps)
+
+    def _scratch(self, size: int) -> _Scratch:
+        """Return this thread's buffers; fresh ones for each chunk would cost more than the work."""
+        found = getattr(self._buffers, "scratch", None)
+        if found is None or found.words.size < size:
+            found = _Scratch(size, double=not self._small)
+            self._buffers.scratch = found
+        return found
 
     @property
     def _zero(self) -> int:
         return int(2 ** (self._encoding.bits - 1))
 
+    @property
+    def _small(self) -> bool:
+        """Whether float32 will do."""
+        # It holds integers up to 2^24 exactly; a fraction to round by needs some of its bits.
+        return self._encoding.bits <= (24 if self._rounding is None else 16)
+
     def _integers(
-        self, values: Vector, fractions: npt.NDArray[np.float64] | None
-    ) -> npt.NDArray[np.integer]:
-        """Return values as integers from 0 to 2^bits - 1."""
-        encoding = self._encoding
-        share = self._weight / encoding.max_weight
-        # float32 holds integers up to 2^24 exactly; a fraction to round by needs some of its bits.
-        small = encoding.bits <= (24 if fractions is None else 16)
-        scaled: npt.NDArray[np.floating] = values if small else values.astype(np.float64)
-        scaled = np.multiply(scaled, scaled.dtype.type(share * encoding.steps / encoding.bound))
+        self, values: Vector, fractions: npt.NDArray[np.float64] | None, scratch: _Scratch
+    ) -> npt.NDArray[Any]:
+        """Return values as whole numbers from 0 to 2^bits - 1, in a buffer."""
+        scaled = scratch.scaled[: values.size]
+        number = scaled.dtype.type
+        np.multiply(values, number(self._factor), out=scaled)
         if fractions is None:
             np.rint(scaled, out=scaled)
         else:
             np.add(scaled, fractions.astype(scaled.dtype), out=scaled)
             np.floor(scaled, out=scaled)
         # Clamped after scaling: rounding must not step over the edge.
-        edge = int(share * encoding.steps)
-        np.clip(scaled, -edge, edge, out=scaled)
-        np.add(scaled, self._zero, out=scaled)
-        return scaled.astype(np.uint32 if small else np.uint64)
+        np.minimum(scaled, number(self._edge), out=scaled)
+        np.maximum(scaled, number(-self._edge), out=scaled)
+        np.add(scaled, number(self._zero), out=scaled)
+        if not self._small:
+            return scaled
+        whole = scratch.whole[: values.size]
+        np.copyto(whole, scaled, casting="unsafe")
+        return whole
 
 
-def _beyond(values: Vector, bound: float) -> int:
-    """Count values beyond the bound; UpdateError if one is not finite."""
-    if not np.isfinite(values).all():
-        raise UpdateError("update must be finite, got NaN or infinity")
-    return int(np.count_nonzero(np.abs(values) > bound))
+class _Scratch:
+    """Buffers of one chunk."""
+
+    def __init__(self, size: int, *, double: bool) -> None:
+        self.words = np.empty(size, np.uint64)
+        self.scaled = np.empty(size, np.float64 if double else np.float32)
+        self.whole = np.empty(size, np.int32)
 
 
 def _fractions(key: bytes, first: int, count: int) -> npt.NDArray[np.float64]:

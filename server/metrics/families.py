@@ -32,13 +32,16 @@ RUN_STATES = (QUEUED, RUNNING, STOPPING, FINISHED, FAILED, STOPPED)
 PLANT_STATES = (ENROLLED, REVOKED)
 REPLY_OUTCOMES = (*(str(outcome) for outcome in Outcome), REJECTED, LATE)
 
-#: Why a round was skipped: too few plants connected, too few replies counted.
-SKIP_REASONS = ("connected", "replies")
+#: Why a round was skipped: too few plants connected, too few replies counted, a sum broken off.
+SKIP_REASONS = ("connected", "replies", "sum")
+
+#: How a secure sum ended: opened, or the stage at which it was broken off.
+SUM_ENDS = ("opened", "set-up", "masking", "who is left", "unmasking")
 
 #: Why a reply was not counted: codes of `server.admission.Rejected` and of `common.errors`.
 REASONS = (
     *("stale", "stranger", "twice", "head", "scores", "update"),
-    *("schema", "form", "finite", "norm", "weight"),
+    *("schema", "form", "finite", "norm", "weight", "sum"),
     *("error", "config", "data", "backbone", "training", "aggregation"),
     *("state", "engine", "identity", "policy", "revoked"),
 )
@@ -70,8 +73,29 @@ ROUNDS = counter(
 )
 SKIPPED_ROUNDS = counter(
     "transferline_skipped_rounds_total",
-    "Rounds skipped: too few plants connected, or too few replies counted.",
+    "Rounds skipped: too few plants connected, too few replies counted, or a secure sum broken "
+    "off.",
     "reason",
+)
+SUMS = counter(
+    "transferline_secure_sums_total",
+    f"Secure sums of closed rounds, by how they ended ({', '.join(SUM_ENDS)}: all but the first "
+    "are the stage at which one was broken off).",
+    "end",
+)
+SUM_DROPOUTS = counter(
+    "transferline_secure_sum_dropouts_total",
+    "Times that a plant shared its keys for a sum and sent no update for it.",
+    "plant",
+)
+SUM_LIARS = counter(
+    "transferline_secure_sum_wrong_shares_total",
+    "Sums for which a plant gave wrong shares of another's secret; they were found.",
+    "plant",
+)
+SUM_CLIPPED = counter(
+    "transferline_secure_sum_clipped_values_total",
+    "Values beyond secure_aggregation.bound, which the plants clipped; over all plants.",
 )
 ROUND_PHASES = counter(
     "transferline_round_phase_seconds_total",
@@ -176,6 +200,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "stage": STAGES,
     "metric": SCORES,
     "state": (*RUN_STATES, *PLANT_STATES),
+    "end": SUM_ENDS,
     "decision": ("adopted", "kept"),
     "role": ("ca", "server", "release", "plant"),
 }

@@ -56,6 +56,7 @@ PKI = {"ca": "ca.pem", "server": "server.pem", "release": "release.pem"}
 ZEROS: dict[Family, tuple[tuple[str, ...], ...]] = {
     m.ROUNDS: tuple((kind, outcome) for kind in m.KINDS for outcome in m.ROUND_OUTCOMES),
     m.SKIPPED_ROUNDS: tuple((reason,) for reason in m.SKIP_REASONS),
+    m.SUMS: tuple((end,) for end in m.SUM_ENDS),
     m.REFUSED: tuple((reason,) for reason in m.REASONS),
 }
 

@@ -89,11 +89,21 @@ class Totals:
             self._count(m.SKIPPED_ROUNDS, skip_reason(row.reason))
         for reason, count in row.refused.items():
             self._count(m.REFUSED, code(reason, m.REASONS), by=count)
+        if row.summed:
+            self._add_sum(row.summed)
         phases = max((known_phases(reply.seconds) for reply in replies), default={}, key=_total)
         for phase, seconds in phases.items():
             self._count(m.ROUND_PHASES, kind, phase, by=seconds)
         rest = max(0.0, row.seconds - _total(phases))
         self._count(m.ROUND_PHASES, kind, m.EXCHANGE, by=rest)
+
+    def _add_sum(self, said: Mapping[str, Any]) -> None:
+        """Count what became of a secure sum (`server.summing.Sum`)."""
+        self._count(m.SUMS, code(str(said.get("broken", "opened")), m.SUM_ENDS))
+        for family, names in ((m.SUM_DROPOUTS, "dropped"), (m.SUM_LIARS, "liars")):
+            for plant in said.get(names, ()):
+                self._count(family, plant)
+        self._count(m.SUM_CLIPPED, by=said.get("clipped", 0))
 
     def _add_reply(self, row: Row[Any], *, place: Place, kind: str) -> None:
         plant, outcome = row.plant, code(row.outcome, m.REPLY_OUTCOMES)
@@ -136,6 +146,8 @@ def skip_reason(reason: str) -> str:
     """Return why a round was skipped as one of few words."""
     if reason.endswith("plants connected"):
         return "connected"
+    if reason.startswith("secure sum broken off"):
+        return "sum"
     return "replies" if reason.endswith("replies counted") else OTHER
 
 
@@ -157,6 +169,7 @@ def _rounds(keys: set[Key]) -> Any:
         RoundRow.reason,
         RoundRow.seconds,
         RoundRow.refused,
+        RoundRow.summed,
     )
     place = tuple_(RoundRow.run, RoundRow.number)
     return query.where(place.in_(keys)) if len(keys) <= _FEW else query

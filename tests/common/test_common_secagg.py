@@ -646,6 +646,36 @@ def test_fields_never_carry_and_come_back(count: int, bits: int, size: int, seed
     assert found.clipped == count * size
 
 
+@given(
+    bits=st.integers(2, 32),
+    plants=st.integers(1, 100),
+    weight=st.integers(1, 50),
+    spread=st.sampled_from([1e-6, 0.1, 1.0, 30.0]),
+    seed=st.integers(0, 2**32),
+)
+def test_each_field_is_its_value_rounded_to_the_nearest(
+    bits: int, plants: int, weight: int, spread: float, seed: int
+) -> None:
+    encoding = Encoding(size=101, bits=bits, bound=1.0, max_weight=50, plants=plants)
+    vector = np.random.default_rng(seed).normal(0, spread, 101).astype(np.float32)
+    vector[:3] = (0.0, 1.0, -1.0)
+    words = np.empty(encoding.words, np.uint64)
+    packer = Packer(vector, weight=weight, encoding=encoding)
+    add_masks(words, fill=packer.fill)
+
+    kind = np.float32 if bits <= 24 else np.float64
+    factor = kind(weight / 50 * encoding.steps)
+    edge = int(weight / 50 * encoding.steps)
+    whole = np.clip(np.rint(vector.astype(kind) * factor), -edge, edge).astype(np.int64)
+    numbers = [int(number) + 2 ** (bits - 1) for number in whole]
+    numbers += [2 ** (bits - 1)] * (encoding.packed * encoding.per_word - 101)
+    for place in range(encoding.packed):
+        fields = numbers[place :: encoding.packed]
+        wanted = sum(number << (at * encoding.field) for at, number in enumerate(fields))
+        assert int(words[place]) == wanted
+    assert packer.clipped == int((np.abs(vector) > 1.0).sum())
+
+
 def test_threads_and_chunks_change_nothing() -> None:
     size = 3 * CHUNK * 3 + 11
     encoding = Encoding(size=size, bits=16, bound=1.0, max_weight=10, plants=3)

@@ -382,8 +382,34 @@ def test_reasons_are_few_words(outcome: str, reason: str, expected: str) -> None
 
 
 def test_reasons_of_skipped_rounds_are_few_words() -> None:
-    said = ("1 of 2 plants connected", "0 of 2 replies counted", "the roof fell in")
-    assert [skip_reason(reason) for reason in said] == ["connected", "replies", OTHER]
+    said = (
+        "1 of 2 plants connected",
+        "0 of 2 replies counted",
+        "secure sum broken off at masking: at least 3 vectors must have arrived, got 2",
+        "the roof fell in",
+    )
+    assert [skip_reason(reason) for reason in said] == ["connected", "replies", "sum", OTHER]
+
+
+def test_secure_sums_tell_dropouts_liars_and_where_they_were_broken_off(bare: Centre) -> None:
+    names: dict[str, dict[str, Any]] = {"ash": {}, "elm": {}, "oak": {}}
+    opened = {"dropped": ["elm"], "liars": ["oak"], "clipped": 7}
+    broken = {"dropped": ["elm", "oak"], "liars": [], "broken": "masking"}
+    reason = "secure sum broken off at masking: too few"
+    bare.add(
+        run(state="running"),
+        held(1, plants=names, summed=opened),
+        held(2, plants=names, summed=broken, outcome="skipped", reason=reason),
+        held(3, plants=names),
+    )
+    said = bare.samples()
+    assert said["secure_sums_total{end=opened}"] == 1
+    assert said["secure_sums_total{end=masking}"] == 1
+    assert said["secure_sums_total{end=set-up}"] == 0
+    assert said["secure_sum_dropouts_total{plant=elm}"] == 2
+    assert said["secure_sum_wrong_shares_total{plant=oak}"] == 1
+    assert said["secure_sum_clipped_values_total"] == 7
+    assert said["skipped_rounds_total{reason=sum}"] == 1
 
 
 def certificate(path: Path, *ends: datetime) -> None:

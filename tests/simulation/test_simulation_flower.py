@@ -10,20 +10,29 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
-from common.config import FederationConfig, TrainingConfig
+from common.config import (
+    FederationConfig,
+    MethodConfig,
+    SecureAggregationConfig,
+    TrainingConfig,
+)
 from common.errors import EngineError, StateError
 from common.orders import Release
 from common.update import Schema
+from server.chain import Place
 from server.engine.job import Job
 from server.events import Event, ReplyArrived, RoundClosed, RoundStarted
 from server.federation import Federation
 from server.releases import Releases
+from server.seals import papers_of
 from simulation import flower
+from simulation.desks import PKI
 from simulation.factory import write_plants
 from simulation.local import LocalFleet
 from simulation.prepare import Prepared, find_plants, prepare
@@ -75,7 +84,7 @@ def left(before: Alive, *, seconds: float = 20.0) -> Alive:
         time.sleep(0.1)
 
 
-def prepared(home: Path, images: Path) -> Prepared:
+def prepared(home: Path, images: Path, **changes: Any) -> Prepared:
     config = FederationConfig(
         backbone="squeezenet1_1",
         weights="none",
@@ -84,6 +93,7 @@ def prepared(home: Path, images: Path) -> Prepared:
         local_steps=0,
         device="cpu",
         training=TrainingConfig(epochs=1, head_epochs=5),
+        **changes,
     )
     with Workers(1) as workers:
         return prepare(home, config=config, base=home, data=find_plants(images), workers=workers)
@@ -153,6 +163,41 @@ class TestRun:
         text = (run[0] / flower.LOG).read_text()
         assert "Starting Flower SuperLink" in text
         assert "transferline" in text
+
+
+class TestSecureSums:
+    """Secure sums on Flower: actors come and go, the plants' sessions stay."""
+
+    pytestmark = engine
+
+    def test_releases_are_those_of_the_local_engine(self, tmp_path: Path) -> None:
+        images = tmp_path / "images"
+        write_plants(images, plants=3, images_per_class=14, size=32)
+        changes = {
+            "min_plants": 3,
+            "secure_aggregation": SecureAggregationConfig(enabled=True),
+            "methods": MethodConfig(local_first=False),
+        }
+        here, there = tmp_path / "here", tmp_path / "there"
+        plan = prepared(here, images, **changes)
+        events: list[Event] = []
+        flower.run_flower(here, plants=3, workers=2, events=events.append)
+        closed = [(e.outcome, e.reason) for e in events if isinstance(e, RoundClosed)]
+        assert closed == [("committed", "")] * 3
+        plan = prepared(there, images, **changes)
+        with Workers(1) as workers:
+            Federation(
+                Place(home=there, papers=lambda: papers_of(there / PKI)),
+                fleet=LocalFleet(there, plants=list(plan.plants), workers=workers),
+                config=plan.job.config,
+                source=plan.job.source,
+                travelling=plan.job.travelling,
+                run=plan.job.run,
+            ).run()
+        mine, theirs = Releases(here), Releases(there)
+        assert mine.numbers() == theirs.numbers() == [0, 1, 2]
+        for number in mine.numbers():
+            assert mine.read(number).hash == theirs.read(number).hash
 
 
 def folders_of(home: Path) -> list[str]:
