@@ -14,8 +14,13 @@ from common.backbones.table import Columns
 from common.errors import DataError
 
 
-def pool(plants: Sequence[PlantData], *, bins: int) -> PlantData:
+def pool(plants: Sequence[PlantData], *, bins: int, shared: int = 0) -> PlantData:
     """Put several plants' rows together over the union of their columns.
+
+    Parameters
+    ----------
+    bins : pieces between quantiles.
+    shared : how many columns, the first ones, are those of all plants already.
 
     Raises
     ------
@@ -38,19 +43,22 @@ def pool(plants: Sequence[PlantData], *, bins: int) -> PlantData:
             "table.categories"
         )
     widened = [
-        replace(plant, inputs=_widened(plant, names, levels).to(plant.inputs.device))
+        replace(plant, inputs=_widened(plant, names, levels, shared).to(plant.inputs.device))
         for plant in plants
     ]
     pooled = pooling.pool(widened)
-    rows = pooled.inputs[pooled.train].cpu().numpy()
+    rows = pooled.inputs[pooled.train].cpu().numpy()[:, shared:]
     fitted = columns.fit(rows, names, [(n, tuple(known)) for n, known in levels.items()], bins=bins)
     return replace(pooled, columns=fitted)
 
 
-def _widened(plant: PlantData, names: Sequence[str], levels: dict[str, list[str]]) -> Tensor:
+def _widened(
+    plant: PlantData, names: Sequence[str], levels: dict[str, list[str]], shared: int
+) -> Tensor:
     """Return a plant's inputs in the columns of all plants."""
     own: Columns = plant.columns
     inputs = plant.inputs.cpu()
+    front, inputs = inputs[:, :shared], inputs[:, shared:]
     wide = torch.full((len(inputs), len(names) + len(levels)), torch.nan)
     for place, one in enumerate(own.numbers):
         wide[:, names.index(one.name)] = inputs[:, place]
@@ -59,4 +67,4 @@ def _widened(plant: PlantData, names: Sequence[str], levels: dict[str, list[str]
         table = torch.tensor([known.index(level) for level in category.levels] + [torch.nan])
         codes = torch.nan_to_num(inputs[:, place], nan=len(category.levels)).long()
         wide[:, len(names) + list(levels).index(category.name)] = table[codes].float()
-    return wide
+    return torch.cat([front, wide], dim=1)

@@ -51,6 +51,7 @@ class Selection:
     columns : target, what is dropped, what is a category, groups; of plant.toml, or of the
         federation where that says nothing.
     classes : names of the target's classes to use, in this order; empty: all, sorted.
+    shared : columns that every plant has, each with its range or its names.
     typical : what the federation says of a column's size.
     bins : pieces between quantiles.
     """
@@ -59,6 +60,7 @@ class Selection:
     quota: Quota
     classes: tuple[str, ...] = ()
     good: str = ""
+    shared: tuple[tuple[str, tuple[float | str, ...]], ...] = ()
     typical: tuple[tuple[str, float], ...] = ()
     bins: int = 16
 
@@ -77,6 +79,7 @@ class Selection:
             ),
             classes=settings.classes,
             good=settings.good,
+            shared=tuple(shared.shared.items()),
             typical=tuple(sorted(shared.typical.items())),
             bins=shared.bins,
         )
@@ -96,7 +99,8 @@ class _Tables:
 
     def pool(self, plants: Sequence[PlantData]) -> PlantData:
         """Put rows together over the union of the columns; what a plant lacks is missing."""
-        return table_pool.pool(plants, bins=self.selection.bins)
+        shared = len(self.selection.shared)
+        return table_pool.pool(plants, bins=self.selection.bins, shared=shared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +228,12 @@ def _target(rows: Rows, selection: Selection, folder: Path) -> str:
             raise DataError(
                 f"table.{key} must be a column of {folder}, got {name!r}; it has {known}"
             )
+    for name, _ in selection.shared:
+        if name not in rows.cells:
+            raise DataError(
+                f"table in {folder} must have the columns that all plants share, got no {name!r}; "
+                f"it has {known}; rename or add it"
+            )
     for name in (*selection.columns.drop, *selection.columns.categories):
         if name not in rows.cells:
             raise DataError(
@@ -264,7 +274,7 @@ def _assemble(
         skipped.append(Skipped(file=str(folder.name), why=f"{lost} rows without a usable target"))
     typical = {
         one.name: float(np.nanmedian(inputs[train, place]))
-        for place, one in enumerate(found.numbers)
+        for place, one in enumerate(found.numbers, start=len(selection.shared))
     }
     return PlantData(
         inputs=torch.from_numpy(inputs),
@@ -307,11 +317,21 @@ def _inputs(
     """Read the columns of the rows in use; float32, shape (rows, columns), NaN for missing."""
     chosen = selection.columns
     notes: list[str] = []
+    front = [
+        _shared(name, told, [rows.cells[name][row] for row in kept], rows, kept, folder)
+        for name, told in selection.shared
+    ]
+    notes += [
+        f"column {name}: median {np.nanmedian(values):g} lies outside the federation's range "
+        f"{told[0]:g} to {told[-1]:g}: other units?"
+        for (name, told), values in zip(selection.shared, front, strict=True)
+        if not isinstance(told[0], str) and _outside(values[train], told)
+    ]
     numbers: dict[str, Array] = {}
     levels: list[tuple[str, tuple[str, ...]]] = []
     codes: list[Array] = []
     for name, every in rows.cells.items():
-        if name in (chosen.target, chosen.group, *chosen.drop):
+        if name in (chosen.target, chosen.group, *chosen.drop, *dict(selection.shared)):
             continue
         cells = [every[row] for row in kept]
         labels = [rows.names[row] for row in kept]
@@ -335,14 +355,43 @@ def _inputs(
         place = {level: code for code, level in enumerate(known)}
         levels.append((name, known))
         codes.append(np.array([place.get(cell, np.nan) for cell in cells], dtype=np.float32))
-    if not numbers and not codes:
+    if not numbers and not codes and not front:
         raise DataError(
             f"table in {folder} must have a column to learn from beside the target, got none that "
             f"differs between rows ({'; '.join(notes) or 'no other column'}); add some"
         )
-    inputs = np.column_stack([*numbers.values(), *codes]).astype(np.float32)
-    found = columns.fit(inputs[train], list(numbers), levels, bins=selection.bins)
+    inputs = np.column_stack([*front, *numbers.values(), *codes]).astype(np.float32)
+    own = inputs[train, len(front) :]
+    found = columns.fit(own, list(numbers), levels, bins=selection.bins)
     return np.ascontiguousarray(inputs), found, notes
+
+
+def _shared(
+    name: str,
+    told: tuple[float | str, ...],
+    cells: Sequence[str],
+    rows: Rows,
+    kept: Array,
+    folder: Path,
+) -> npt.NDArray[np.float32]:
+    """Read a column that all plants share, as federation.toml says it is."""
+    if isinstance(told[0], str):
+        place = {level: code for code, level in enumerate(told)}
+        return np.array([place.get(cell, np.nan) for cell in cells], dtype=np.float32)
+    read = numbers_of(name, cells, [rows.names[row] for row in kept], where=str(folder))
+    if read is None:
+        wrong = next(cell for cell in cells if cell)
+        raise DataError(
+            f"column {name!r} of {folder} must hold numbers, as the federation says, got {wrong!r}"
+            "; mend it"
+        )
+    return read[0]
+
+
+def _outside(values: Array, told: tuple[float | str, ...]) -> bool:
+    there = values[~np.isnan(values)]
+    low, high = float(told[0]), float(told[-1])
+    return bool(len(there)) and not low <= float(np.median(there)) <= high
 
 
 def _units(typical: dict[str, float], selection: Selection) -> list[str]:

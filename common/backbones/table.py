@@ -13,6 +13,7 @@ statistics that a plant would leave in the trunk.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean, pstdev
 from typing import Any
 
 import torch
@@ -53,9 +54,10 @@ class Category:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What lies in the columns of a plant's inputs: numbers first, then codes of categories.
+    """What lies in a plant's own columns: numbers first, then codes of categories.
 
-    NaN stands for what is missing, in both.
+    In a plant's inputs the shared columns (``table.shared``) come before them, in the order of
+    federation.toml. NaN stands for what is missing, everywhere.
     """
 
     numbers: tuple[Number, ...]
@@ -69,14 +71,18 @@ class Scaled(nn.Module):
     spread: Tensor
     edges: Tensor
 
-    def __init__(self, numbers: tuple[Number, ...]) -> None:
+    def __init__(self, numbers: tuple[Number, ...], *, kept: bool) -> None:
         super().__init__()
-        # Float buffers: they are stored with the personal part, and never travel.
-        self.register_buffer("mean", torch.tensor([one.mean for one in numbers]))
-        self.register_buffer("spread", torch.tensor([one.spread for one in numbers]))
+        # Of a plant's own columns they are kept with its personal part; of shared ones they follow
+        # from the configuration, and must not travel where noise would be added to them.
+        mean = torch.tensor([one.mean for one in numbers])
+        spread = torch.tensor([one.spread for one in numbers])
+        self.register_buffer("mean", mean, persistent=kept)
+        self.register_buffer("spread", spread, persistent=kept)
         longest = max((len(one.edges) for one in numbers), default=2)
         rows = [one.edges + one.edges[-1:] * (longest - len(one.edges)) for one in numbers]
-        self.register_buffer("edges", torch.tensor(rows).reshape(len(numbers), longest))
+        edges = torch.tensor(rows).reshape(len(numbers), longest)
+        self.register_buffer("edges", edges, persistent=kept)
 
     def forward(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return deviations and whether missing, (batch, n), and pieces, (batch, n, bins).
@@ -101,9 +107,9 @@ def _codes(inputs: Tensor, first: int) -> Tensor:
 class FlatStem(nn.Module):
     """All columns side by side, through one linear layer."""
 
-    def __init__(self, columns: Columns, *, width: int, bins: int) -> None:
+    def __init__(self, columns: Columns, *, width: int, bins: int, kept: bool = True) -> None:
         super().__init__()
-        self.scaled = Scaled(columns.numbers)
+        self.scaled = Scaled(columns.numbers, kept=kept)
         self.pieces = bins > 0
         wide = [min(16, len(one.levels) // 2 + 2) for one in columns.categories]
         self.embeddings = nn.ModuleList(
@@ -127,9 +133,9 @@ class FlatStem(nn.Module):
 class TokenStem(nn.Module):
     """One token a column: its value times a direction of its own, plus a place of its own."""
 
-    def __init__(self, columns: Columns, *, width: int) -> None:
+    def __init__(self, columns: Columns, *, width: int, kept: bool = True) -> None:
         super().__init__()
-        self.scaled = Scaled(columns.numbers)
+        self.scaled = Scaled(columns.numbers, kept=kept)
         count, bound = len(columns.numbers), width**-0.5
         self.directions = nn.Parameter(torch.empty(3, count, width).uniform_(-bound, bound))
         self.places = nn.Parameter(torch.empty(count, width).uniform_(-bound, bound))
@@ -147,6 +153,37 @@ class TokenStem(nn.Module):
         codes = _codes(inputs, count)
         tokens += [embed(codes[:, place])[:, None] for place, embed in enumerate(self.embeddings)]
         return torch.cat(tokens, dim=1)
+
+
+class Beside(nn.Module):
+    """A stem where columns are shared: these pass, the plant's own go through its stem."""
+
+    def __init__(self, own: nn.Module | None, places: Tensor, *, shared: int) -> None:
+        super().__init__()
+        self.own = own
+        self.register_buffer("places", places, persistent=False)
+        self.shared = shared
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        shared = inputs[:, : self.shared][:, self.get_buffer("places")]
+        return shared, None if self.own is None else self.own(inputs[:, self.shared :])
+
+
+class Fronted(nn.Module):
+    """A trunk with an input layer of its own for shared columns, beside what plants' stems give."""
+
+    def __init__(self, front: nn.Module, trunk: nn.Module) -> None:
+        super().__init__()
+        self.front = front
+        self.trunk = trunk
+
+    def forward(self, columns: tuple[Tensor, Tensor | None]) -> Tensor:
+        shared, own = columns
+        state = self.front(shared)
+        if own is not None:
+            state = torch.cat([state, own], dim=1) if state.dim() == 3 else state + own
+        features: Tensor = self.trunk(state)
+        return features
 
 
 class Block(nn.Module):
@@ -204,10 +241,39 @@ class FTTransformer(nn.Module):
         return F.relu(self.norm(state[:, 0]))
 
 
+def shared_columns(config: FederationConfig) -> Columns:
+    """Return the shared columns as if a plant had equally many values in each piece."""
+    numbers: list[Number] = []
+    categories: list[Category] = []
+    for name, told in config.table.shared.items():
+        if isinstance(told[0], str):
+            categories.append(Category(name=name, levels=tuple(str(one) for one in told)))
+            continue
+        edges = [float(one) for one in told]
+        if len(edges) == 2:
+            pieces, (low, high) = max(1, config.table.bins), edges
+            edges = [low + (high - low) * piece / pieces for piece in range(pieces + 1)]
+        mean, spread = fmean(edges), pstdev(edges)
+        numbers.append(Number(name=name, mean=mean, spread=spread, edges=tuple(edges)))
+    return Columns(numbers=tuple(numbers), categories=tuple(categories))
+
+
+def _input_layer(config: FederationConfig, columns: Columns, *, kept: bool) -> nn.Module:
+    if config.backbone == "ft_transformer":
+        return TokenStem(columns, width=config.table.width, kept=kept)
+    return FlatStem(columns, width=config.table.width, bins=config.table.bins, kept=kept)
+
+
+def _with_front(config: FederationConfig, trunk: nn.Module) -> Body:
+    if config.table.shared:
+        trunk = Fronted(_input_layer(config, shared_columns(config), kept=False), trunk)
+    return Body(module=trunk, features=config.table.width)
+
+
 def _resnet_mlp(config: FederationConfig) -> Body:
     table = config.table
     module = ResNetMLP(width=table.width, blocks=table.blocks, dropout=table.dropout)
-    return Body(module=module, features=table.width)
+    return _with_front(config, module)
 
 
 def _ft_transformer(config: FederationConfig) -> Body:
@@ -220,7 +286,15 @@ def _ft_transformer(config: FederationConfig) -> Body:
     module = FTTransformer(
         width=table.width, blocks=table.blocks, heads=table.heads, dropout=table.dropout
     )
-    return Body(module=module, features=table.width)
+    return _with_front(config, module)
+
+
+def _places(config: FederationConfig) -> Tensor:
+    """Say where the shared columns lie in the inputs: numbers before categories."""
+    known = list(config.table.shared)
+    columns = shared_columns(config)
+    names = [one.name for one in columns.numbers] + [one.name for one in columns.categories]
+    return torch.tensor([known.index(name) for name in names])
 
 
 class TableFamily(Plain):
@@ -229,9 +303,12 @@ class TableFamily(Plain):
     def stem(self, config: FederationConfig, columns: Any) -> nn.Module:
         if columns is None:
             return nn.Identity()
-        if config.backbone == "ft_transformer":
-            return TokenStem(columns, width=config.table.width)
-        return FlatStem(columns, width=config.table.width, bins=config.table.bins)
+        empty = not columns.numbers and not columns.categories
+        own = None if empty else _input_layer(config, columns, kept=True)
+        if not config.table.shared:
+            assert own is not None, "a plant must have columns to learn from"
+            return own
+        return Beside(own, _places(config), shared=len(config.table.shared))
 
 
 TABLE = TableFamily("tables", {"resnet_mlp": _resnet_mlp, "ft_transformer": _ft_transformer})

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, Strict
+from pydantic import AfterValidator, Field, Strict
 
 from common.config.section import Section
 
 Columns = Annotated[tuple[str, ...], Strict(False)]
+
+
+def _a_range_or_levels(value: tuple[float | str, ...]) -> tuple[float | str, ...]:
+    numbers = [one for one in value if not isinstance(one, str)]
+    if not numbers and len(set(value)) == len(value) >= 2:
+        return value
+    ascending = all(low < high for low, high in pairwise(numbers))
+    if len(numbers) == len(value) >= 2 and ascending:
+        return value
+    raise ValueError(
+        "must be a range [low, high], more ascending numbers, or a list of at least two different "
+        f"names, got {list(value)}"
+    )
+
+
+Shared = Annotated[tuple[float | str, ...], Strict(False), AfterValidator(_a_range_or_levels)]
 
 
 class TableColumns(Section):
@@ -50,6 +67,13 @@ class TableSection(TableColumns):
         le=256,
         description="Pieces into which a number is cut before it enters `resnet_mlp`, by the "
         "plant's own quantiles; 0 leaves it as it is.",
+    )
+    shared: dict[str, Shared] = Field(
+        default_factory=dict,
+        description="Columns that every plant has, with the range of a number (evenly cut; "
+        "more than two numbers say where) or the names of a category: they enter the trunk by a layer that all plants share. A plant's other columns "
+        "enter by its own stem.",
+        examples=[{"cement_kg": [100.0, 550.0], "line": ["north", "south"]}],
     )
     typical: dict[str, float] = Field(
         default_factory=dict,
