@@ -70,9 +70,9 @@ class TableSection(TableColumns):
     )
     shared: dict[str, Shared] = Field(
         default_factory=dict,
-        description="Columns that every plant has, with the range of a number (evenly cut; "
-        "more than two numbers say where) or the names of a category: they enter the trunk by a layer that all plants share. A plant's other columns "
-        "enter by its own stem.",
+        description="Columns that every plant has, with the range of a number (evenly cut; more "
+        "than two numbers say where) or the names of a category: they enter the trunk by a layer "
+        "that all plants share. A plant's other columns enter by its own stem.",
         examples=[{"cement_kg": [100.0, 550.0], "line": ["north", "south"]}],
     )
     typical: dict[str, float] = Field(
