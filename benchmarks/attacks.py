@@ -159,7 +159,7 @@ def run_cell(rule: str, attack: str, *, out: Path) -> None:
         return
     home = out / "runs" / f"{rule}-{attack}"
     job = template(attack, out).copy(home, config)
-    release = hold(home, job, spoil=partial(spoiled, attack))
+    release = hold(home, job, spoil=partial(spoiled, attack), spoiled={LIAR})
     honest = [name for name in SIX if name != LIAR]
     clean = [score(home / "plants" / name, release, job.config) for name in honest]
     found: dict[str, Any] = {"clean": float(np.mean(clean)), "plants": clean}

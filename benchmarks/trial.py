@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,12 +31,14 @@ from client.plant import Plant, open_plant
 from client.tasks.metrics import Prediction
 from client.training import Trainer
 from common.config import FederationConfig
+from common.errors import EngineError
 from common.orders import Kind, Order, Release, Reply
 from common.toml import validate
 from server.chain import Place
 from server.engine.job import Job
 from server.federation import Federation
 from server.seals import papers_of
+from server.state.store import history
 from simulation.desks import PKI
 from simulation.local import LocalFleet
 from simulation.prepare import find_plants, prepare
@@ -114,8 +116,8 @@ class Template:
         shutil.rmtree(home, ignore_errors=True)
         # Linked, not copied: no file of a plant is ever written in place.
         shutil.copytree(self.home, home, copy_function=os.link)
-        config = config.model_copy(update={"mean": self.config.mean, "std": self.config.std})
-        return replace(self.job, config=config)
+        centre = {"server": config.server, "min_plants": config.min_plants}
+        return replace(self.job, config=self.job.config.model_copy(update=centre))
 
 
 class Spoiled:
@@ -134,8 +136,24 @@ class Spoiled:
             yield self._spoil(reply)
 
 
-def hold(home: Path, job: Job, *, spoil: Spoil = lambda reply: reply) -> Release:
-    """Hold the rounds of a cell; return the last release."""
+def hold(
+    home: Path,
+    job: Job,
+    *,
+    spoil: Spoil = lambda reply: reply,
+    spoiled: Collection[str] = (),
+) -> Release:
+    """Hold the rounds of a cell; return the last release.
+
+    Parameters
+    ----------
+    spoiled : plants whose replies the centre may refuse.
+
+    Raises
+    ------
+    EngineError
+        If another plant's reply was not counted.
+    """
     with Workers(1) as workers:
         fleet = LocalFleet(home, plants=list(job.plants), workers=workers)
         federation = Federation(
@@ -146,7 +164,13 @@ def hold(home: Path, job: Job, *, spoil: Spoil = lambda reply: reply) -> Release
             travelling=job.travelling,
             run=job.run,
         )
-        return federation.run()
+        release = federation.run()
+    for row in history(home)[: job.config.rounds]:
+        said = {name: reply["reason"] for name, reply in row["replies"].items()}
+        failed = [name for name, reply in row["replies"].items() if reply["outcome"] != "done"]
+        if failed and set(failed) != set(spoiled):
+            raise EngineError(f"round {row['round']} must have every honest reply, got {said}")
+    return release
 
 
 def predict(
