@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from client.protection import protect
 from common.config import FederationConfig, ServerConfig
 from common.errors import TrainingError
-from common.forms import Turn, form_of
+from common.forms import Turn, form_of, linear_of
+from common.secagg.encoding import Encoding, Packer, decode
 from common.update import Schema, Update
 
 
@@ -52,9 +53,11 @@ DROPPING = ("top_k", "low_rank", "coordinates")
 
 
 def settings(form: str, **more: object) -> FederationConfig:
-    return FederationConfig.model_validate(
-        {"update": {"form": form, "share": 0.2, "rank": 2, **more}}
-    )
+    rest = {name: more.pop(name) for name in ("server", "min_plants") if name in more}
+    if secure := more.pop("secure", None):
+        rest["secure_aggregation"] = secure
+    update = {"form": form, "share": 0.2, "rank": 2, **more}
+    return FederationConfig.model_validate({"update": update, **rest})
 
 
 @pytest.mark.parametrize("form", DROPPING)
@@ -98,3 +101,31 @@ def test_leftovers_may_not_make_an_update_too_long() -> None:
     left = np.full(SCHEMA.size, 100, np.float32)
     with pytest.raises(TrainingError, match="update norm must be at most 100"):
         protect(given, settings("top_k"), turn=TURN, left=left)
+
+
+@given(seed=st.integers(0, 2**32), bits=st.integers(4, 16), weight=st.integers(1, 200))
+def test_what_fixed_point_leaves_out_is_kept_too(seed: int, bits: int, weight: int) -> None:
+    config = settings(
+        "coordinates",
+        values="fp32",
+        secure={"enabled": True, "bits": bits, "bound": 2.0},
+        server={"max_weight": 128},
+        min_plants=3,
+    )
+    draws = np.random.default_rng(seed)
+    given = Update(
+        schema=SCHEMA, vector=draws.normal(size=SCHEMA.size).astype(np.float32), weight=weight
+    )
+    sent = protect(given, config, turn=TURN)
+    linear = linear_of(config.update, schema=SCHEMA, turn=TURN)
+    values = np.frombuffer(sent.payload, np.float32)
+    assert np.array_equal(values, linear.project(given.vector))  # masked by the daemon, not here
+
+    encoding = Encoding(size=linear.kept, bits=bits, bound=2.0, max_weight=128, plants=6)
+    words = np.empty(encoding.words, np.uint64)
+    counts = min(weight, 128)
+    Packer(values, weight=counts, encoding=encoding).fill(words, 0, encoding.words)
+    total = decode(words, encoding=encoding, survivors=1)
+    said = linear.lift((total.vector / counts).astype(np.float32))
+    assert sent.left is not None
+    assert said + sent.left == pytest.approx(given.vector, abs=1e-6)
