@@ -58,7 +58,7 @@ class Manifest(BaseModel):
     hash : `common.orders.Release.hash`.
     schema_digest : `common.update.Schema.digest`.
     parent : hash of the release it was stepped from.
-    replies : weight counted, by plant.
+    replies : weight counted, by plant; 0 where it was under a mask.
     scale : fixed-point units in 1.0 of the sum behind it.
     optimiser : `digest_of` the optimiser's state, empty without one.
     restores : number of the release whose content a rollback brought back.
