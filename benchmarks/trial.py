@@ -63,7 +63,7 @@ def settings(**changes: Any) -> FederationConfig:
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
         "image_size": 64,
-        "rounds": 3,
+        "rounds": 2,
         "local_epochs": 1,
         "local_steps": 4,
         "labels_per_class": 20,
