@@ -83,6 +83,15 @@ def test_the_headline_says_what_joining_gave(tmp_path: Path, made_up_results: An
     assert "A loss of more than 1 point cannot be ruled out at elpv_mono:" in page.text
 
 
+def test_the_form_of_updates_and_the_rule_are_named(tmp_path: Path, made_up_results: Any) -> None:
+    results = made_up_results()
+    assert "updates as" not in drawn(results, tmp_path).text
+    config = {**results.config, "update": {"form": "top_k"}, "server": {"rule": "krum"}}
+    text = drawn(results.model_copy(update={"config": config}), tmp_path).text
+    assert "updates as top_k" in text
+    assert "combined by krum" in text
+
+
 def test_harm_is_named(tmp_path: Path, made_up_results: Any) -> None:
     worse = {"value": -0.03, "low": -0.05, "high": -0.01}
     page = drawn(changed(made_up_results(), "wood_board", gain=worse), tmp_path)
