@@ -42,11 +42,14 @@ class Paired:
     worth : from predictions, shape (examples, outputs), to float64, shape (examples,).
     strata : int64, shape (examples,).
     said : puts a gain into words, after "the federated model".
+    groups : examples of one group (windows of one engine) are one piece of evidence, int64, shape
+        (examples,); None: each is one.
     """
 
     worth: Callable[[Array], Array]
     strata: Array
     said: Callable[[str], str]
+    groups: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +118,7 @@ def _decide(
         margin=margin,
         confidence=TWINS if len(evidence) > len(paired.strata) else CONFIDENCE,
         said=paired.said,
+        groups=paired.groups,
     )
     return store.deploy(candidate if verdict.adopt else current, why=verdict.why)
 
@@ -126,6 +130,7 @@ def judge(
     margin: float,
     confidence: float = CONFIDENCE,
     said: Callable[[str], str] = "is worth {} more".format,
+    groups: Array | None = None,
 ) -> Verdict:
     """Compare two models on the same validation examples.
 
@@ -137,7 +142,12 @@ def judge(
     margin : how much worse the candidate may be, in units of worth.
     confidence : of the lower bound, one-sided.
     said : puts a gain into words.
+    groups : examples that are one piece of evidence: their mean difference counts.
     """
+    evidence = f"{len(strata)} validation examples"
+    if groups is not None:
+        difference, strata = _by_group(difference, strata, groups)
+        evidence += f" in {len(strata)} groups"
     known, place, counts = np.unique(strata, return_inverse=True, return_counts=True)
     weights = 1.0 / (len(known) * counts[place])
     gain = float(weights @ difference)
@@ -145,10 +155,17 @@ def judge(
     adopt = low >= -margin
     verb = "adopted" if adopt else "kept what it had"
     why = (
-        f"{verb}: on {len(strata)} validation examples the federated model {said(f'{gain:+.3f}')} "
+        f"{verb}: on {evidence} the federated model {said(f'{gain:+.3f}')} "
         f"(lower bound {low:+.3f}, needed {0.0 - margin:+.3f})"
     )
     return Verdict(adopt=adopt, gain=gain, low=low, why=why)
+
+
+def _by_group(difference: Array, strata: Array, groups: Array) -> tuple[Array, Array]:
+    """Return the mean difference of each group within a stratum, and its stratum."""
+    pairs, place = np.unique(np.column_stack([strata, groups]), axis=0, return_inverse=True)
+    place = place.reshape(-1)
+    return np.bincount(place, weights=difference) / np.bincount(place), pairs[:, 0]
 
 
 def _half_width(

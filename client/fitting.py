@@ -46,6 +46,7 @@ def paired_of(task: Task, data: PlantData) -> adoption.Paired:
         worth=lambda evidence: task.worth(evidence, truth, data=data),
         strata=task.strata(truth),
         said=task.gained,
+        groups=None if data.groups is None else data.groups[data.validation.cpu()].numpy(),
     )
 
 

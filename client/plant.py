@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from client import adoption
 from client.clock import Clock
@@ -163,13 +164,16 @@ class Plant:
             self.store.deploy(version, why="trained at this plant alone")
         return version
 
-    def test(self, version: int, *, config: FederationConfig) -> Prediction:
-        """Judge the test examples with a stored whole model; for the report only."""
+    def test(
+        self, version: int, *, config: FederationConfig, indices: Tensor | None = None
+    ) -> Prediction:
+        """Judge the test examples, or others, with a stored whole model; for the report only."""
         data = self.data(config)
+        indices = data.test if indices is None else indices
         network = self._network(config)
         write_tensors(network, self.store.model(version))
-        predicted = self._trainer(config, seed=0).predict(network, data.test)
-        return predicted_of(data, data.test, predicted)
+        predicted = self._trainer(config, seed=0).predict(network, indices)
+        return predicted_of(data, indices, predicted)
 
     def data(self, config: FederationConfig) -> PlantData:
         """Load the plant's data once; it stays in memory."""

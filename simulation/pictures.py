@@ -10,11 +10,15 @@ from __future__ import annotations
 from common.tasks import TaskName, learns
 from simulation.scatter import predicted_against_true
 from simulation.scene import Draw, Picture, Scene, svg_uri
+from simulation.series_pictures import series_pictures
 
 __all__ = ["PICTURES", "Draw", "Picture", "Scene", "pictures_of", "svg_uri"]
 
 #: By task, or by what is learned: "classes" or "numbers".
-PICTURES: dict[TaskName | str, Draw] = {"numbers": predicted_against_true}
+PICTURES: dict[TaskName | str, Draw] = {
+    "numbers": predicted_against_true,
+    "series-regression": series_pictures,
+}
 
 
 def pictures_of(scene: Scene) -> tuple[Picture, ...]:

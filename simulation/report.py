@@ -40,7 +40,7 @@ FIGURES = {
     "auroc": "AUROC",
     "escape_rate": "Escape rate",
 }
-NUMBERS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "bias": "Bias"}
+NUMBERS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "bias": "Bias", "nasa_score": "NASA score"}
 TERMS = {
     "Head only": "a new last layer on frozen features of the source weights; nothing is shared.",
     "Local": "fine-tuned at the plant on its own data alone: what it has without joining.",

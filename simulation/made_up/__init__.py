@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simulation.made_up.engines import LIVES, write_engines
 from simulation.made_up.images import IMAGES, write_images
+from simulation.made_up.machines import FAULTS, write_machines
 from simulation.made_up.tables import TABULAR, write_tables
 from simulation.made_up.text import TEXT, write_text
 
@@ -35,4 +37,6 @@ DEMOS: dict[str, Demo] = {
     "images": Demo(settings=IMAGES, write=write_images),
     "tabular": Demo(settings=TABULAR, write=write_tables),
     "text": Demo(settings=TEXT, write=write_text),
+    "series": Demo(settings=FAULTS, write=write_machines),
+    "rul": Demo(settings=LIVES, write=write_engines),
 }

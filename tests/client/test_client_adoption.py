@@ -219,3 +219,19 @@ def test_after_a_rollback_the_next_candidate_is_compared_with_what_was_put_back(
     now = decide(store, add(store, 0.75, kind="federated"), truth=TRUTH, margin=0.0)
     assert now.version == old.number
     assert now.why.startswith("kept what it had")
+
+
+def test_windows_of_one_unit_are_one_piece_of_evidence() -> None:
+    """Forty windows that agree within four engines prove no more than four engines do."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(4), 10)
+    difference = np.array([0.3, -0.3, 0.25, 0.1])[groups] + rng.normal(0, 0.01, 40)
+    strata = np.zeros(40, dtype=np.int64)
+
+    alone = judge_(difference, strata, margin=0.0)
+    grouped = judge_(difference, strata, margin=0.0, groups=groups)
+
+    assert alone.adopt
+    assert not grouped.adopt
+    assert grouped.gain == pytest.approx(alone.gain)
+    assert "on 40 validation examples in 4 groups" in grouped.why

@@ -92,9 +92,6 @@ def _deal(pieces: Sequence[Piece], selection: Selection, where: str, *, numbers:
     train, validation, test = deal(
         pieces, windows, labels=selection.labels_per_class, seed=selection.seed, where=where
     )
-    if numbers:
-        # Windows that overlap say the same twice: evidence about a model must not count that.
-        validation = _apart(pieces, windows, validation, selection.horizon or selection.window)
     if selection.judge_end:
         test = _ends(pieces, windows, test)
     if selection.test_per_class is not None:
@@ -108,18 +105,6 @@ def _deal(pieces: Sequence[Piece], selection: Selection, where: str, *, numbers:
         validation=place[validation],
         test=place[test],
     )
-
-
-def _apart(pieces: Sequence[Piece], windows: Sequence[Window], indices: Array, step: int) -> Array:
-    """Keep windows of a piece that lie at least ``step`` samples apart, the latest first."""
-    kept: list[int] = []
-    last: dict[int, int] = {}
-    for index in reversed(indices.tolist()):
-        window = windows[index]
-        if last.get(window.piece, window.stop + step) - window.stop >= step:
-            last[window.piece] = window.stop
-            kept.append(index)
-    return np.array(sorted(kept), dtype=np.int64)
 
 
 def _ends(pieces: Sequence[Piece], windows: Sequence[Window], indices: Array) -> Array:

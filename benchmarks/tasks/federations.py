@@ -1,0 +1,71 @@
+"""What the cells of several kinds of data share: one run of a federation, and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from client.plant import Plant
+from client.tasks.metrics import Interval, Prediction
+from common.config import FederationConfig, PlantConfig, PlantSection
+from common.tasks import KINDS
+from simulation.collect import collect
+from simulation.report import write_report
+from simulation.run import Plan, run
+
+VARIANTS = ("head_only", "local", "federated", "pooled", "deployed")
+
+
+def federate(
+    config: FederationConfig, *, data: Path, out: Path, plants: tuple[str, ...] = ()
+) -> dict[str, dict[str, Prediction]]:
+    """Run a federation, and return the test predictions by plant and variant."""
+    plan = Plan(config=config, base=Path(), data=data, out=out, plants=plants, resume=True)
+    runs = run(plan, watch=lambda *_: None)
+    write_report(collect(plan, runs), out / "report.html")
+    return {
+        name: {variant: judged.predictions[variant] for variant in VARIANTS}
+        for name, judged in runs[0].judged.items()
+    }
+
+
+def plant_folder(out: Path, name: str, config: FederationConfig) -> Path:
+    """Return a folder of a plant that is in no federation, to read its data as one would."""
+    folder = out / "alone" / name
+    section = config.plants.get(name, PlantSection())
+    own = {KINDS[config.task].section: getattr(section, KINDS[config.task].section)}
+    settings = PlantConfig(
+        name=name,
+        data=str((out / "data" / name).resolve()),
+        classes=section.classes,
+        labels_per_class=config.labels_per_class,
+        seed=config.seed,
+        device="cpu",
+        **own,
+    )
+    Plant.create(folder, settings)
+    return folder
+
+
+def figure(span: Interval) -> list[float]:
+    """Return value, low and high, for JSON."""
+    return [span.value, span.low, span.high]
+
+
+def table(
+    plants: Mapping[str, Mapping[str, Mapping[str, Any]]], *, score: str, factor: float = 1.0
+) -> str:
+    """Return a row a variant and a column a plant, with 95 % intervals, and the mean."""
+    names = list(plants)
+    digits = 1 if factor == 100 else 2
+    rows = [["", *names, "mean"], ["---"] * (len(names) + 2)]
+    for variant in next(iter(plants.values())):
+        spans = [plants[name][variant][score] for name in names]
+        cells = [
+            f"{factor * value:.{digits}f} ({factor * low:.{digits}f} to {factor * high:.{digits}f})"
+            for value, low, high in spans
+        ]
+        mean = factor * sum(span[0] for span in spans) / len(spans)
+        rows.append([variant.replace("_", " "), *cells, f"{mean:.{digits}f}"])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

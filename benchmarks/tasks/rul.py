@@ -1,0 +1,330 @@
+"""Remaining useful life on C-MAPSS, and forecasts of a steel works' energy.
+
+Plants of the first are FD001 to FD004: engines under one or six operating conditions, with one or
+two kinds of fault; NASA's own test engines are the test, each judged at its last cycle. Training
+engines are dealt out whole: a fifth of them validates, and chooses the epoch.
+
+Plants of the second are the four quarters of a year of one works, 15 minutes a row: the season is
+what differs. Each quarter's first 55 % train, the next 20 % validate, the last 25 % test.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.tasks.federations import federate, figure, plant_folder, table
+from client.plant import open_plant
+from client.tasks import PlantData
+from client.tasks.metrics import Prediction, interval
+from client.tasks.series.life import nasa_score
+from common.config import FederationConfig
+from common.tasks import MAE, RMSE
+
+Array = npt.NDArray[Any]
+
+SENSORS = (
+    "s2", "s3", "s4", "s7", "s8", "s9", "s11", "s12", "s13", "s14", "s15", "s17", "s20", "s21",
+)  # fmt: skip
+SETS = ("FD001", "FD002", "FD003", "FD004")
+#: Li, Ding and Sun 2018, table 6: RMSE of each set, a network each.
+PUBLISHED = {"FD001": 12.61, "FD002": 22.36, "FD003": 12.64, "FD004": 23.31}
+PUBLISHED_SCORE = {"FD001": 273.7, "FD002": 10412.0, "FD003": 284.1, "FD004": 12466.0}
+CAP = 125.0
+
+ENERGY = "Usage_kWh"
+QUARTERS = ("q1", "q2", "q3", "q4")
+HOUR, DAY, WEEK = 4, 96, 672
+
+
+def cells(*, quick: bool) -> list[str]:
+    """Name the cells."""
+    return ["life-gru", "life-dcnn", "life-linear", "hour", "day"]
+
+
+def run(cell: str, *, data: Path, out: Path, quick: bool) -> Mapping[str, Any]:
+    """Measure one cell."""
+    if cell.startswith("life"):
+        write_engines(data / "series", out / "data")
+        if cell == "life-linear":
+            return linear(out)
+        return lives(cell.removeprefix("life-"), out, quick=quick)
+    write_energy(data / "tabular" / "steel_industry_energy.csv.gz", out / "data")
+    return forecasts(HOUR if cell == "hour" else DAY, out, quick=quick)
+
+
+def life_settings(backbone: str, *, quick: bool) -> dict[str, Any]:
+    """Return federation.toml of the engines."""
+    return {
+        "name": "remaining useful life",
+        "task": "series-regression",
+        "backbone": backbone,
+        "rounds": 2 if quick else 10,
+        "local_epochs": 1 if quick else 2,
+        "device": "cpu",
+        "series": {
+            "channels": SENSORS,
+            # The longest history that most test engines have; shorter ones repeat their start.
+            "window": 70 if backbone == "gru" else 30,
+            "stride": 20 if quick else 5,
+            "settings": ["set1", "set2", "set3"],
+            "unit": "unit",
+            "target": "rul",
+            "cap": CAP,
+            "judge_end": True,
+            "short": "repeat",
+        },
+        "training": {
+            "batch_size": 128,
+            "learning_rate": 2e-3,
+            "round_learning_rate": 1e-3,
+            "head_learning_rate": 2e-3,
+            "weight_decay": 1e-2,
+            "head_epochs": 50,
+            "batch_norm": "train",
+            "epochs": 2 if quick else 14,
+            "patience": 14,
+        },
+        "plants": {name: {"series": {"conditions": 6}} for name in ("FD002", "FD004")},
+    }
+
+
+def write_engines(source: Path, root: Path) -> None:
+    """Write each set as the files that a plant would have: train.npz and test.npz."""
+    for name in SETS:
+        folder = root / name
+        if (folder / "test.npz").exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        with np.load(source / f"cmapss_{name}.npz") as given:
+            scale = 10.0 ** given["decimals"][:, None]
+            for part in ("train", "test"):
+                unit = given[f"{part}_unit"].astype(np.int64)
+                cycle = given[f"{part}_cycle"].astype(np.int64)
+                last = np.bincount(unit, weights=None, minlength=int(unit.max()) + 1)
+                beyond = np.zeros(len(last), dtype=np.int64)
+                if part == "test":
+                    beyond[np.unique(unit)] = given["test_rul"]
+                columns = dict(zip(given["features"].tolist(), given[part] / scale, strict=True))
+                life = (last + beyond)[unit] - cycle
+                np.savez(folder / f"{part}.npz", unit=unit, rul=life, **columns)
+
+
+def lives(backbone: str, out: Path, *, quick: bool) -> dict[str, Any]:
+    """Federate the four sets."""
+    config = FederationConfig.model_validate(life_settings(backbone, quick=quick))
+    judged = federate(config, data=out / "data", out=out / "run")
+    return {
+        "plants": {
+            name: {variant: _life(said) for variant, said in of.items()}
+            for name, of in judged.items()
+        },
+        "beyond": {
+            name: _uncapped(out / "data" / name, of["deployed"]) for name, of in judged.items()
+        },
+    }
+
+
+def _life(said: Prediction) -> dict[str, Any]:
+    return {
+        "rmse": figure(interval([said], metric=RMSE.name)),
+        "mae": figure(interval([said], metric=MAE.name)),
+        "score": nasa_score(said.predicted, said.truth),
+        "score_span": _score_span(said),
+    }
+
+
+def _score_span(said: Prediction) -> list[float]:
+    """Return the 95 % interval of the NASA score over engines drawn again."""
+    rng = np.random.default_rng(0)
+    count = len(said.truth)
+    drawn = [
+        nasa_score(said.predicted[rows], said.truth[rows])
+        for rows in rng.integers(0, count, (1000, count))
+    ]
+    return [float(x) for x in np.quantile(drawn, [0.025, 0.975])]
+
+
+def _uncapped(folder: Path, said: Prediction) -> float:
+    """Return the RMSE against the true lives, where they are longer than the cap too."""
+    with np.load(folder / "test.npz") as given:
+        ends = np.flatnonzero(np.append(np.diff(given["unit"]) != 0, True))
+        truth = given["rul"][ends]
+        units = given["unit"][ends]
+    order = [f"test.npz, unit {unit} @" for unit in units]
+    by_name = dict(
+        zip((n.rsplit(" ", 1)[0] for n in said.names), said.predicted[:, 0], strict=True)
+    )
+    predicted = np.array([by_name[name] for name in order])
+    return float(np.sqrt(np.mean((predicted - truth) ** 2)))
+
+
+def linear(out: Path) -> dict[str, Any]:
+    """Ridge regression on each channel's mean, end and slope in a window; alone and pooled."""
+    from sklearn.linear_model import RidgeCV  # noqa: PLC0415 - a reference, not needed to federate
+
+    config = FederationConfig.model_validate(life_settings("gru", quick=False))
+    plants = {name: _data(out, name, config) for name in SETS}
+    features = {name: _moments(data.inputs.numpy()) for name, data in plants.items()}
+    targets = {name: data.targets.numpy() for name, data in plants.items()}
+    known = {n: np.concatenate([d.train, d.validation]) for n, d in plants.items()}
+    every = RidgeCV(np.logspace(-2, 4, 13)).fit(
+        np.concatenate([features[n][known[n]] for n in SETS]),
+        np.concatenate([targets[n][known[n]] for n in SETS]),
+    )
+    found: dict[str, Any] = {}
+    for name, data in plants.items():
+        alone = RidgeCV(np.logspace(-2, 4, 13)).fit(
+            features[name][known[name]], targets[name][known[name]]
+        )
+        test = data.test.numpy()
+        found[name] = {}
+        for variant, model in (("local", alone), ("pooled", every)):
+            said = model.predict(features[name][test]).reshape(-1, 1).clip(0, CAP)
+            found[name][variant] = _life(Prediction(truth=targets[name][test], predicted=said))
+    return {"plants": found}
+
+
+def _data(out: Path, name: str, config: FederationConfig) -> PlantData:
+    return open_plant(plant_folder(out, name, config)).data(config)
+
+
+def _moments(windows: Array) -> Array:
+    """Return mean, end and slope of each channel, shape (windows, 3 × channels)."""
+    time = np.linspace(-1, 1, windows.shape[2])
+    slope = (windows * time).mean(axis=2)
+    return np.concatenate([windows.mean(axis=2), windows[:, :, -8:].mean(axis=2), slope], axis=1)
+
+
+def forecast_settings(horizon: int, *, quick: bool) -> dict[str, Any]:
+    """Return federation.toml of the energy."""
+    return {
+        "name": f"energy, next {horizon} values",
+        "task": "series-regression",
+        "backbone": "gru",
+        "rounds": 2 if quick else 8,
+        "local_epochs": 1 if quick else 3,
+        "device": "cpu",
+        "series": {
+            "channels": [ENERGY, "lagging", "leading", "sin", "cos", "monday", "weekend"],
+            "window": WEEK if horizon == DAY else DAY,
+            "stride": 16 if quick else 4,
+            "target": ENERGY,
+            "horizon": horizon,
+        },
+        "training": {
+            "batch_size": 64,
+            "learning_rate": 2e-3,
+            "round_learning_rate": 1e-3,
+            "head_learning_rate": 2e-3,
+            "head_epochs": 50,
+            "epochs": 2 if quick else 16,
+            "patience": 8,
+            "augment": 0.25,
+        },
+    }
+
+
+def write_energy(source: Path, root: Path) -> None:
+    """Cut the year into quarters, and say the time of day and the day as numbers."""
+    with gzip.open(source, "rt", encoding="utf-8", newline="") as text:
+        rows = list(csv.DictReader(text))
+    for place, quarter in enumerate(QUARTERS):
+        folder = root / quarter
+        folder.mkdir(parents=True, exist_ok=True)
+        mine = [row for row in rows if (int(row["date"][3:5]) - 1) // 3 == place]
+        seconds = np.array([float(row["NSM"]) for row in mine])
+        turn = 2 * np.pi * seconds / 86400
+        day = np.array([row["Day_of_week"] for row in mine])
+        np.savez(
+            folder / "energy.npz",
+            **{ENERGY: np.array([float(row[ENERGY]) for row in mine])},
+            lagging=np.array([float(r["Lagging_Current_Reactive_Power_kVarh"]) for r in mine]),
+            leading=np.array([float(r["Leading_Current_Reactive_Power_kVarh"]) for r in mine]),
+            sin=np.sin(turn),
+            cos=np.cos(turn),
+            monday=(day == "Monday").astype(float),
+            weekend=np.isin(day, ["Saturday", "Sunday"]).astype(float),
+        )
+
+
+def forecasts(horizon: int, out: Path, *, quick: bool) -> dict[str, Any]:
+    """Federate the quarters, and set simple forecasts beside them."""
+    config = FederationConfig.model_validate(forecast_settings(horizon, quick=quick))
+    judged = federate(config, data=out / "data", out=out / "run")
+    found: dict[str, Any] = {}
+    for name, of in judged.items():
+        some = of["deployed"]
+        with np.load(out / "data" / name / "energy.npz") as given:
+            energy = given[ENERGY]
+        ends = np.array([int(n.rsplit(" ", 1)[1]) for n in some.names])
+        ahead = ends[:, None] + np.arange(horizon)
+        np.testing.assert_allclose(energy[ahead], some.truth, rtol=1e-5)
+        simple = {
+            "persistence": energy[ends - 1][:, None].repeat(horizon, axis=1),
+            "same time yesterday": energy[ahead - DAY],
+            "same time last week": energy[ahead - WEEK],
+        }
+        said = of | {
+            word: Prediction(truth=some.truth, predicted=p, names=some.names, groups=some.groups)
+            for word, p in simple.items()
+        }
+        found[name] = {
+            word: {
+                "rmse": figure(interval([one], metric=RMSE.name)),
+                "mae": figure(interval([one], metric=MAE.name)),
+            }
+            for word, one in said.items()
+        }
+    return {"plants": found}
+
+
+def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the tables of what is there."""
+    parts: list[str] = []
+    network = {"life-gru": "GRU", "life-dcnn": "DCNN of Li et al."}
+    for cell, word in network.items():
+        if cell in found:
+            parts.append(f"### Remaining useful life, {word}: RMSE in cycles\n")
+            parts.append(_life_table(found, cell))
+    for cell, word in (("hour", "next hour"), ("day", "next day")):
+        if cell in found:
+            parts.append(f"### Energy of the {word}: RMSE in kWh a quarter of an hour\n")
+            parts.append(table(found[cell]["plants"], score="rmse"))
+    return "\n".join(parts)
+
+
+def _life_table(found: Mapping[str, Mapping[str, Any]], cell: str) -> str:
+    plants = dict(found[cell]["plants"])
+    if "life-linear" in found:
+        for name, of in found["life-linear"]["plants"].items():
+            plants[name] = plants[name] | {
+                "linear, alone": of["local"],
+                "linear, pooled": of["pooled"],
+            }
+    rows = table(plants, score="rmse")
+    rows += _row("published (Li et al. 2018)", [f"{PUBLISHED[name]:.2f}" for name in plants])
+    beyond = found[cell]["beyond"]
+    rows += _row("deployed, lives not capped", [f"{beyond[name]:.2f}" for name in plants])
+    rows += "\nNASA score, the sum over test engines:\n\n"
+    variants = list(next(iter(plants.values())))
+    rows += _row("", list(plants)) + _row("---", ["---"] * len(plants))
+    for variant in variants:
+        rows += _row(variant, [_score(plants[name][variant]) for name in plants])
+    rows += _row("published (Li et al. 2018)", [f"{PUBLISHED_SCORE[name]:.0f}" for name in plants])
+    return rows
+
+
+def _score(of: Mapping[str, Any]) -> str:
+    low, high = of["score_span"]
+    return f"{of['score']:.0f} ({low:.0f} to {high:.0f})"
+
+
+def _row(head: str, values: Sequence[str]) -> str:
+    return f"| {' | '.join([head, *values])} |\n"

@@ -1,0 +1,54 @@
+"""Pictures of numbers at the end of series."""
+
+from __future__ import annotations
+
+import base64
+from xml.etree import ElementTree as ET
+
+import numpy as np
+
+from client.tasks.metrics import Prediction
+from simulation.plots import lines
+from simulation.scene import Picture
+from simulation.series_pictures import curves, forecast, life_curves
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def root(picture: Picture | str) -> ET.Element:
+    if isinstance(picture, str):
+        return ET.fromstring(picture)
+    return ET.fromstring(
+        base64.b64decode(picture.picture.removeprefix("data:image/svg+xml;base64,"))
+    )
+
+
+def lives(*, units: int, windows: int) -> Prediction:
+    names = [f"a.csv, unit {u} @ {30 + 5 * w}" for u in range(units) for w in range(windows)]
+    truth = np.array([[100.0 - 5 * w] for _ in range(units) for w in range(windows)])
+    return Prediction(truth=truth, predicted=truth + 1, names=tuple(names))
+
+
+def test_names_are_escaped() -> None:
+    assert "a &lt; b" in lines([[(0, 0), (1, 1)]], [[(0, 0), (1, 1)]], x="a < b", y="y")
+
+
+def test_a_life_needs_several_windows_of_a_unit() -> None:
+    assert curves(lives(units=3, windows=1)) == []
+
+    found = curves(lives(units=9, windows=8))
+    assert len(found) == 9
+    picture = life_curves(found, what="rul", whose="test")
+    assert len(list(root(picture).iter(f"{SVG}polyline"))) == 8
+    assert "4 of 9 test units" in picture.note
+
+
+def test_forecasts_do_not_overlap() -> None:
+    names = tuple(f"a.npz @ {end}" for end in range(100, 200, 4))
+    truth = np.arange(25)[:, None] + np.arange(8)[None, :] * 1.0
+    picture = forecast(Prediction(truth=truth, predicted=truth, names=names), what="energy")
+
+    said = [
+        line for line in root(picture).iter(f"{SVG}polyline") if "said" in line.get("class", "")
+    ]
+    assert len(said) == 13
