@@ -25,6 +25,7 @@ from client.desk.peers import Peers
 from client.identity import CERTIFICATE, KEY
 from client.layout import IDENTITY, federation_of, holds_plant, open_settings
 from client.personal import PersonalStore
+from common.errors import ConfigError
 from common.signing import Signer
 from common.terminal import FAILED, command_line, console, progress, run
 from common.token import Token
@@ -203,6 +204,63 @@ def preview_(folder: PlantFolder, *, as_json: AsJson = False) -> None:
         _print_json(about | found.facts())
     else:
         screens.show_preview(console(), found, settings=settings, config=config)
+
+
+@app.command()
+def optimise(
+    folder: PlantFolder,
+    *,
+    maximise: Annotated[str, typer.Option(help="The target of the plant's table.")] = "",
+    minimise: Annotated[str, typer.Option(help="The same, where less is better.")] = "",
+    bounds: Annotated[
+        Path | None, typer.Option(help="bounds.toml: what may be set, and formulas.")
+    ] = None,
+    at_most: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER, of a column or a formula; repeatable.")
+    ] = None,
+    at_least: Annotated[
+        list[str] | None, typer.Option(help="NAME=NUMBER, of a column or a formula; repeatable.")
+    ] = None,
+    caution: Annotated[
+        float, typer.Option(min=0, help="Deviations of doubt that a proposal must make up for.")
+    ] = 1.0,
+    trials: Annotated[int, typer.Option(min=20, help="Settings to try.")] = 400,
+    proposals: Annotated[int, typer.Option(min=1, help="How many to show.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Propose process settings from the plant's own model of its table.
+
+    Never outside what the plant's rows support, and with how sure it is. Columns that bounds.toml
+    does not name are held at their usual value. Nothing leaves the plant.
+
+    Example: transferline-plant optimise ./plant-a --maximise strength --bounds bounds.toml
+    --at-most cost=60
+    """
+    if bool(maximise) == bool(minimise):
+        raise ConfigError("one of --maximise and --minimise must be given, got both or none")
+    from client.console import proposing  # noqa: PLC0415  loads torch, which takes seconds
+    from client.optimise import wishes as asked  # noqa: PLC0415  for this command alone
+
+    wishes = asked.Wishes(
+        target=maximise or minimise,
+        lower=bool(minimise),
+        bounds=asked.read_bounds(bounds),
+        limits=(
+            *asked.read_limits(at_most or (), least=False),
+            *asked.read_limits(at_least or (), least=True),
+        ),
+        caution=caution,
+        trials=trials,
+        proposals=proposals,
+        seed=seed,
+    )
+    with progress("training an ensemble, then searching"):
+        ensemble, found = proposing.propose(folder, wishes)
+    if as_json:
+        _print_json(proposing.facts(ensemble, found))
+    else:
+        proposing.show(console(), ensemble, found, wishes=wishes)
 
 
 @app.command()

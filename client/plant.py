@@ -170,7 +170,7 @@ class Plant:
         """Judge the test examples, or others, with a stored whole model; for the report only."""
         data = self.data(config)
         indices = data.test if indices is None else indices
-        network = self._network(config)
+        network = self.network(config)
         write_tensors(network, self.store.model(version))
         predicted = self._trainer(config, seed=0).predict(network, indices)
         return predicted_of(data, indices, predicted)
@@ -320,7 +320,7 @@ class Plant:
         personal: Version | None = None,
     ) -> Work:
         """Put a release and, over it, the plant's own part into a network."""
-        network = self._network(config)
+        network = self.network(config)
         kept = {} if personal is None else self.store.load(personal)
         extra = assemble(network, release, personal=kept)
         seed = seed_of(config, moment=moment, plant=self.name)
@@ -331,7 +331,8 @@ class Plant:
             extra=extra,
         )
 
-    def _network(self, config: FederationConfig) -> Network:
+    def network(self, config: FederationConfig) -> Network:
+        """Build the network of this plant's data, with random weights."""
         data, device = self.data(config), choose_device(self.settings.device)
         return network_for(at_plant(config, self.settings), data, device=device)
 

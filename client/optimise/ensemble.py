@@ -1,0 +1,147 @@
+"""How sure the plant's model is: an ensemble, and what it got wrong on rows it did not train on.
+
+Members start from the model that the plant runs and are tuned on bootstrap samples of its
+training rows (Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation
+using Deep Ensembles", https://arxiv.org/abs/1612.01474; with bootstrap instead of random starts,
+because the shared trunk is the point). Their spread, and the error that is left on the validation
+rows, make the uncertainty; a factor makes 90 % intervals of it that hold on the validation rows
+(split conformal prediction, Lei et al. 2018, https://arxiv.org/abs/1604.04173).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.plant import Plant
+from client.selection import Keeper
+from client.training import Trainer, choose_device
+from common.backbone import Network, write_tensors
+from common.config import FederationConfig
+from common.errors import ConfigError
+
+Array = npt.NDArray[np.float64]
+
+MEMBERS = 8
+LEVEL = 0.9
+#: Passes over a bootstrap sample; fewer where rows are many.
+EPOCHS = 30
+MOST_ROWS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """A plant's model with its uncertainty.
+
+    Attributes
+    ----------
+    members : networks on the plant's device.
+    left : standard deviation of what the members' mean gets wrong beyond their spread.
+    factor : of the uncertainty, for intervals of 90 %.
+    judged : validation rows that ``left`` and ``factor`` come from.
+    correlation : of predicted and measured, by rank, on these rows.
+    """
+
+    members: tuple[Network, ...]
+    trainer: Trainer
+    left: float
+    factor: float
+    judged: int
+    correlation: float
+
+    def predict(self, rows: npt.NDArray[np.float32]) -> tuple[Array, Array]:
+        """Return mean and uncertainty (one deviation) in the units of the target, shape (n,)."""
+        mean, spread = _say(self.members, self.trainer, rows)
+        return mean, np.sqrt(np.square(spread) + self.left**2)
+
+    def interval(self, mean: float, deviation: float) -> tuple[float, float]:
+        """Return the ends of the 90 % interval."""
+        return mean - self.factor * deviation, mean + self.factor * deviation
+
+    def chance(self, mean: float, deviation: float, *, above: float) -> float:
+        """Return how likely a value is above another one, by the interval's width."""
+        width = deviation * self.factor / NormalDist().inv_cdf((1 + LEVEL) / 2)
+        return 1 - NormalDist(mean, max(width, 1e-12)).cdf(above)
+
+
+def train(plant: Plant, config: FederationConfig, *, members: int = MEMBERS) -> Ensemble:
+    """Make an ensemble from the model that a plant runs.
+
+    Raises
+    ------
+    ConfigError
+        If the plant runs no model yet.
+    TransferlineError
+        As training raises.
+    """
+    deployed = plant.store.deployed()
+    if deployed is None:
+        raise ConfigError("plant must run a model before it can propose anything, got none; train")
+    data, task = plant.data(config), plant.task(config)
+    device = choose_device(plant.settings.device)
+    tensors = plant.store.model(deployed.version)
+    rows = len(data.train)
+    epochs = max(1, min(EPOCHS, EPOCHS * MOST_ROWS // max(1, rows * EPOCHS)))
+    found = []
+    for number in range(members):
+        network = plant.network(config)
+        write_tensors(network, tensors)
+        trainer = Trainer(task=task, data=data, config=config, device=device, seed=number)
+        drawn = np.random.default_rng([config.seed, number]).integers(0, rows, rows)
+        sample = data.train[torch.from_numpy(drawn).to(data.train.device)]
+        keeper = Keeper(trainer=trainer, held=data.validation, patience=10)
+        trainer.fit_head(network, sample)
+        keeper(network)
+        trainer.fit(network, sample, epochs=epochs, after_epoch=keeper)
+        keeper.restore(network)
+        found.append(copy.deepcopy(network).eval())
+    held = data.inputs[data.validation].cpu().numpy()
+    truth = data.targets[data.validation][:, 0].cpu().numpy().astype(np.float64)
+    mean, spread = _say(found, trainer, held)
+    left = float(np.sqrt(max(np.square(truth - mean).mean() - np.square(spread).mean(), 0.0)))
+    left = max(left, 1e-6 * float(truth.std() or 1.0))
+    deviation = np.sqrt(np.square(spread) + left**2)
+    rank = min(len(truth), int(np.ceil((len(truth) + 1) * LEVEL)))
+    return Ensemble(
+        members=tuple(found),
+        trainer=trainer,
+        left=left,
+        factor=float(np.sort(np.abs(truth - mean) / deviation)[rank - 1]),
+        judged=len(truth),
+        correlation=rank_correlation(mean, truth),
+    )
+
+
+def rank_correlation(one: Array, other: Array) -> float:
+    """Return Spearman's rank correlation; 0 where one of them is constant."""
+    first, second = (_ranks(values) for values in (one, other))
+    if first.std() == 0 or second.std() == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _ranks(values: Array) -> Array:
+    """Return ranks, the mean one for ties."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2)[place], dtype=np.float64)
+
+
+@torch.no_grad()
+def _say(
+    members: tuple[Network, ...] | list[Network], trainer: Trainer, rows: npt.NDArray[np.float32]
+) -> tuple[Array, Array]:
+    """Return mean and deviation over the members."""
+    inputs = torch.from_numpy(np.ascontiguousarray(rows)).to(trainer.device)
+    data = replace(trainer.data, inputs=inputs)
+    outputs = [
+        trainer.task.decode(member(trainer.task.evaluation_transform()(inputs)), data=data)
+        for member in members
+    ]
+    said = torch.stack(outputs)[..., 0].double().cpu().numpy()
+    return said.mean(axis=0), said.std(axis=0)
