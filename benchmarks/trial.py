@@ -189,7 +189,7 @@ def predict(
     plant = open_plant(folder)
     data = plant.data(config)
     kept = [version for version in plant.store.versions() if version.kind == "round"]
-    network = plant._network(config)
+    network = plant.network(config)
     assemble(network, release, personal=plant.store.load(kept[-1]))
     shown = replace(data, inputs=change(data.inputs))
     device = torch.device("cpu")

@@ -1,0 +1,178 @@
+"""Proposed settings: inside bounds, limits and what the rows support, and honest about doubt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.console.proposing import facts, measured, propose_by
+from client.optimise.ensemble import Ensemble, rank_correlation, train
+from client.optimise.search import Measured, search, space
+from client.optimise.support import Support
+from client.optimise.wishes import Bounds, Limit, Wishes, read_bounds, read_limits
+from client.plant import Plant
+from common.config import FederationConfig, PlantConfig
+from common.errors import ConfigError, DataError
+from common.source import start
+from simulation.made_up.tables import write_tables
+
+CONFIG = FederationConfig.model_validate(
+    {
+        "task": "tabular",
+        "table": {"target": "strength_MPa", "width": 16, "blocks": 1, "bins": 4},
+        "training": {"epochs": 6, "head_epochs": 60, "batch_size": 32},
+    }
+)
+BOUNDS = Bounds(
+    bounds={"melt_C": (200.0, 270.0), "speed_mm_s": (10.0, 90.0), "supplier": ("Ast", "Bor")},
+    formulas={"cost": {"speed_mm_s": 0.5, "constant": 1.0}},
+)
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
+    root = tmp_path_factory.mktemp("shops")
+    folder = write_tables(root, rows=200)[0]
+    settings = PlantConfig(name="caps", data=str(folder), device="cpu")
+    made = Plant.create(root / "plant", settings)
+    made.train_alone("local", source=start(CONFIG, base=Path()).release, config=CONFIG)
+    return made
+
+
+@pytest.fixture(scope="module")
+def parts(plant: Plant) -> tuple[Ensemble, Support, Measured]:
+    data = plant.data(CONFIG)
+    return train(plant, CONFIG, members=2), Support.of(data, CONFIG), measured(data)
+
+
+def wishes(**changes: Any) -> Wishes:
+    return replace(Wishes(target="strength_MPa", bounds=BOUNDS, trials=60), **changes)
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_proposals_keep_to_bounds_limits_and_support(parts: Any, lower: bool) -> None:
+    pytest.importorskip("optuna")
+    ensemble, support, rows = parts
+    limit = Limit(name="cost", value=29.0)
+    asked = wishes(lower=lower, limits=(limit,))
+    found = search(ensemble, support, asked, measured=rows)
+    assert found.allowed <= found.tried
+    for one in found.proposals:
+        assert 1.0 + 0.5 * float(one.values["speed_mm_s"]) == pytest.approx(one.limits["cost"])
+        assert one.limits["cost"] <= 29.0
+        assert one.values["supplier"] in ("Ast", "Bor")
+        assert one.distance <= 1.0 + 1e-6
+        assert one.low < one.mean < one.high
+        assert 0 <= one.chance <= 1
+        for setting in support.settings:
+            if not setting.levels:
+                value = float(one.values[setting.name])
+                assert setting.low - 1e-4 <= value <= setting.high + 1e-4
+    assert set(found.held) == {"packing_MPa", "cooling_s", "moisture", "cushion"}
+    again = search(ensemble, support, asked, measured=rows)
+    assert again.proposals[0].values == found.proposals[0].values
+    best = found.proposals[0].mean
+    usual = {one.name: one.usual for one in support.settings} | {"supplier": "Ast"}
+    there = float(ensemble.predict(support.encode(usual)[None])[0][0])
+    assert best <= there if lower else best >= there
+
+
+def test_a_row_far_from_all_is_not_supported(parts: Any) -> None:
+    _, support, _ = parts
+    numbers = [one for one in support.settings if not one.levels]
+    usual = {one.name: one.usual for one in support.settings}
+    corner = usual | {one.name: one.high for one in numbers}
+    assert support.distance(support.encode(usual)) <= support.reach
+    assert support.distance(support.encode(corner)) > support.reach
+
+
+def test_the_interval_holds_on_the_rows_that_it_was_scaled_on(plant: Plant, parts: Any) -> None:
+    ensemble, _, _ = parts
+    data = plant.data(CONFIG)
+    mean, deviation = ensemble.predict(data.inputs[data.validation].numpy())
+    truth = data.targets[data.validation][:, 0].numpy()
+    assert (np.abs(truth - mean) <= ensemble.factor * deviation + 1e-6).mean() >= 0.9
+    assert ensemble.chance(10.0, 1.0, above=10.0) == pytest.approx(0.5)
+    assert ensemble.chance(10.0, 1.0, above=5.0) > ensemble.chance(10.0, 1.0, above=9.0)
+
+
+def test_nothing_that_is_allowed_is_one_line(parts: Any) -> None:
+    pytest.importorskip("optuna")
+    ensemble, support, rows = parts
+    with pytest.raises(DataError, match=r"none of 60 was; the nearest broke cost by"):
+        search(ensemble, support, wishes(limits=(Limit(name="cost", value=0.5),)), measured=rows)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "limits", "told"),
+    [
+        ({"power": (1.0, 2.0)}, (), "bounds must be of columns of the model, got 'power'"),
+        ({"supplier": ("Zet",)}, (), r"bounds\.supplier must be among Ast, Bor, Cym, got 'Zet'"),
+        ({"melt_C": "hot"}, (), r"bounds\.melt_C must be numbers, got 'hot'"),
+        (
+            {"melt_C": (900.0, 950.0)},
+            (),
+            r"must overlap with what the plant's rows hold, .* got 900",
+        ),
+        ({"melt_C": 230.0}, (), "must leave at least one column free"),
+        (
+            {"melt_C": (200.0, 260.0)},
+            (Limit(name="price", value=1.0),),
+            "a limit must be of a formula",
+        ),
+    ],
+)
+def test_what_is_not_known_is_one_line(parts: Any, bounds: Any, limits: Any, told: str) -> None:
+    asked = wishes(bounds=Bounds(bounds=bounds), limits=limits)
+    with pytest.raises((ConfigError, DataError), match=told) as caught:
+        space(asked, parts[1])
+    assert "\n" not in str(caught.value)
+
+
+def test_bounds_beyond_the_rows_are_narrowed_and_told(parts: Any) -> None:
+    found = space(wishes(bounds=Bounds(bounds={"melt_C": (0.0, 900.0)})), parts[1])
+    known = {one.name: one for one in parts[1].settings}["melt_C"]
+    assert tuple(found.free["melt_C"]) == (known.low, known.high)
+    assert found.notes[0].startswith("melt_C: narrowed from 0 to 900 to what the rows hold")
+
+
+def test_files_and_options_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "bounds.toml"
+    path.write_text("[bounds]\nheat = [3, 1]\n")
+    with pytest.raises(ConfigError, match=r"bounds.heat must be \[low, high\]"):
+        read_bounds(path)
+    with pytest.raises(ConfigError, match="no such file"):
+        read_bounds(tmp_path / "none.toml")
+    for text in ("cost", "cost=x", "=3"):
+        with pytest.raises(ConfigError, match="--at-most must be NAME=NUMBER"):
+            read_limits([text], least=False)
+    assert read_limits(["a=2"], least=True)[0].excess(3.0) == -1.0
+
+
+def test_only_a_plant_with_a_table_of_this_target_can_be_asked(plant: Plant) -> None:
+    with pytest.raises(ConfigError, match="--maximise must name what the plant's model says"):
+        propose_by(plant, CONFIG, wishes(target="weight"))
+    images = FederationConfig()
+    with pytest.raises(ConfigError, match="got task image-classification"):
+        propose_by(plant, images, wishes())
+
+
+def test_facts_are_ready_for_json(parts: Any) -> None:
+    pytest.importorskip("optuna")
+    ensemble, support, rows = parts
+    told = facts(ensemble, search(ensemble, support, wishes(trials=25), measured=rows))
+    assert told["proposals"][0]["values"].keys() == {one.name for one in support.settings}
+    assert told["validation"]["rows"] == ensemble.judged
+
+
+def test_rank_correlation_is_spearmans() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 8, 60).astype(float)
+    other = one + rng.normal(0, 3, 60)
+    assert rank_correlation(one, other) == pytest.approx(stats.spearmanr(one, other).statistic)
+    assert rank_correlation(one, np.ones(60)) == 0.0
