@@ -29,6 +29,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from benchmarks.tasks import settings
 from client.plant import open_plant
 from client.tasks.data import PlantData
 from client.tasks.metrics import Prediction, interval, mean_interval
@@ -108,20 +109,22 @@ CASES = {
 
 
 def cells(*, quick: bool) -> list[str]:
-    """Name the cases."""
-    return list(CASES)
+    """Name the cases, and proposed settings, which rest on the first one."""
+    return [*CASES, "settings"]
 
 
 def run(cell: str, *, data: Path, out: Path, quick: bool) -> Mapping[str, Any]:
     """Run one federation and the references on the same rows."""
+    if cell == "settings":
+        return settings.run(out.parent / "concrete" / "run", quick=quick)
     case = CASES[cell]
     folder = out / "data"
-    settings: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     for source in case.sources:
         for plant in write_plants(source, data=data, out=folder):
-            settings[plant] = {"table": _own(source)}
+            own[plant] = {"table": _own(source)}
     plan = Plan(
-        config=config(case, plants=settings, quick=quick),
+        config=config(case, plants=own, quick=quick),
         base=out,
         data=folder,
         out=out / "run",
@@ -176,7 +179,11 @@ def config(case: Case, *, plants: Mapping[str, Any], quick: bool) -> FederationC
 
 def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return R² of every plant and case as Markdown; the best of a row is bold."""
-    return "\n\n".join(_table(cell) for cell in found.values())
+    parts = [_table(cell) for name, cell in found.items() if name != "settings"]
+    if "settings" in found:
+        told = f"### Proposed settings on held-out concrete, {found['settings']['seeds']} seeds"
+        parts += [told, settings.table(found["settings"]["plants"])]
+    return "\n\n".join(parts)
 
 
 def _table(cell: Mapping[str, Any]) -> str:
