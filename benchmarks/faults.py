@@ -7,7 +7,7 @@
 
 A centre and three plants run as real processes, each plant behind a TCP proxy of its own, with a
 long run of rounds in progress; every case disturbs a round. See `tests.e2e.scene`. What was seen is
-kept in ``out/benchmarks/faults.json`` after each case.
+kept in ``out/benchmarks/faults/<group>.json`` after each case, so groups may run side by side.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from tests.e2e.processes import LateError  # noqa: E402
 from tests.e2e.scene import NAMES, Case, Scene, Seen, play  # noqa: E402
 from tests.e2e.undisturbed import settings, undisturbed  # noqa: E402
 
-OUT = HERE.parent / "out/benchmarks/faults.json"
-EXPECTED = OUT.with_name("faults-undisturbed.json")
+OUT = HERE.parent / "out/benchmarks/faults"
+EXPECTED = OUT / "undisturbed.json"
 DOCS = HERE.parent / "docs/reliability.md"
 MANY = 500  #: rounds of the run, which is stopped when the cases are over
 STEPS = 30
@@ -107,8 +107,9 @@ def play_group(
             except (LateError, AssertionError, OSError) as error:
                 text = " ".join(str(error).split())[:300]
                 found = Seen(name=case.name, outcome=f"STUCK: {text}", seconds=0.0, ok=False)
-            seen.setdefault(name, {})[case.name] = asdict(found)
-            write(seen)
+            day = {"day": time.strftime("%Y-%m-%d")}
+            seen.setdefault(name, {})[case.name] = asdict(found) | day
+            write(seen, name)
             print(f"    {found.outcome} ({found.seconds} s)", file=sys.stderr, flush=True)
             if found.outcome.startswith("STUCK"):
                 return
@@ -162,25 +163,27 @@ def compare(seen: dict[str, Any]) -> None:
     for one in chains:
         if one["release"]:
             one["same"] = expected.get(one["round"]) == one["release"]
-    write(seen)
+    for name in compared:
+        write(seen, name)
 
 
 def read() -> dict[str, Any]:
-    """Return what was seen so far."""
-    found: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {}
-    return found
+    """Return what was seen so far, by group."""
+    files = {name: OUT / f"{name}.json" for name in GROUPS}
+    return {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
 
 
-def write(seen: dict[str, Any]) -> None:
-    """Keep what was seen."""
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(seen, indent=2) + "\n")
+def write(seen: dict[str, Any], name: str) -> None:
+    """Keep what was seen of a group."""
+    if name in seen:
+        OUT.mkdir(parents=True, exist_ok=True)
+        (OUT / f"{name}.json").write_text(json.dumps(seen[name], indent=2) + "\n")
 
 
 HEAD = """\
 # Reliability: what was injected, what was seen
 
-Written by `benchmarks/faults.py`, {day}. A centre and three plants as real processes on one machine
+Written by `benchmarks/faults.py`. A centre and three plants as real processes on one machine
 of two cores (SuperLink, nginx, ServerApp; daemon, training process, link, SuperNode, bridge), TLS,
 enrolment and node authentication, each plant behind a TCP proxy of its own. A run of rounds is in
 progress; each case disturbs one round. `up` is started again after a kill, as systemd would;
@@ -203,20 +206,21 @@ def page(seen: dict[str, Any]) -> str:
         one["seconds"] for one in seen.get("processes", {}).values() if "bridge" not in one["name"]
     ]
     normal = min(quick, default=0.0)
-    parts = [HEAD.format(day=time.strftime("%Y-%m-%d"), normal=normal)]
+    parts = [HEAD.format(normal=normal)]
     for name, group in GROUPS.items():
         rows = seen.get(name, {})
         parts.append(f"\n## {group.title}\n\n")
         if not rows:
             parts.append("Not run yet.\n")
             continue
-        parts.append("| injected | seen | seconds | same release |\n|---|---|---:|---|\n")
+        parts.append("| injected | seen | seconds | same release | on |\n|---|---|---:|---|---|\n")
         for case in group.cases:
             if (one := rows.get(case.name)) is not None:
                 same = {True: "yes", False: "**no**", None: ""}[one.get("same")]
                 mark = "" if one["ok"] else "**not as expected:** "
                 text = one["outcome"].replace("|", "\\|")
-                parts.append(f"| {case.name} | {mark}{text} | {one['seconds']:.0f} | {same} |\n")
+                figures = f"{one['seconds']:.0f} | {same} | {one['day']}"
+                parts.append(f"| {case.name} | {mark}{text} | {figures} |\n")
         left = [case.name for case in group.cases if case.name not in rows]
         if left:
             parts.append(f"\nNot run yet: {'; '.join(left)}.\n")
