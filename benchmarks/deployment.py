@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE.parent / "out/benchmarks/deployment.json")
     parser.add_argument("--rounds", type=int, default=5, help="turns, a round of each")
-    parser.add_argument("--only", default="", help="systems, by comma, instead of all four")
+    parser.add_argument("--only", default="", help="systems, by semicolon, instead of all four")
     parser.add_argument("--memory", type=int, default=0, metavar="ROUNDS", help="memory instead")
     parser.add_argument("--quick", action="store_true", help="a small model, one round each")
     given = parser.parse_args()

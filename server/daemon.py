@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from common.config import load_federation
-from common.errors import ConfigError, EngineError, TransferlineError
+from common.errors import ConfigError, EngineError, StateError, TransferlineError
 from common.supervise import Program, State, Status, Supervisor
 from server.centre import SERVER, SERVER_KEY, Centre
 from server.console.display import closed_line
@@ -122,7 +122,18 @@ class Daemon:
             while not self._stop.is_set():
                 # A fresh look at the folder: keys may have been renewed or rotated.
                 self.centre = Centre.open(self.centre.folder)
+                self._check_state()
                 self._session()
+
+    def _check_state(self) -> None:
+        """Return if the state is whole: a damaged page that is not read today spoils tomorrow."""
+        store = self.centre.store()
+        if wrong := store.damage():
+            said = " ".join(wrong[0].split())
+            raise StateError(
+                f"{store.name} is damaged: {said}; restore the folder from a backup, then start "
+                "`up` again"
+            )
 
     def _session(self) -> None:
         """Run everything until `stop` is called or the centre's own keys are new."""

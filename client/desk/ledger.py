@@ -153,7 +153,8 @@ class Ledger:
         with self.open() as database:
             (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
             if state != "ok":
-                raise StateError(f"{self.path} is damaged: {state}; restore it from a backup")
+                said = " ".join(str(state).split())  # SQLite may say it in two lines
+                raise StateError(f"{self.path} is damaged: {said}; restore it from a backup")
             (version,) = database.execute("PRAGMA user_version").fetchone()
             if version != VERSION:
                 raise StateError(

@@ -99,13 +99,13 @@ def find(folder: Path, *, classes: Sequence[str] = ()) -> tuple[tuple[str, ...],
     present = _class_folders(folder)
     if missing := [name for name in classes if name not in present]:
         raise DataError(
-            f"plant folder {folder} must hold the classes asked for, {missing} missing; "
+            f"data folder {folder} must hold the classes asked for, {missing} missing; "
             f"found {present}"
         )
     names = tuple(dict.fromkeys(classes)) or tuple(present)
     if len(names) < 2:
         raise DataError(
-            f"plant folder {folder} must hold at least two classes, got {list(names)}; put images "
+            f"data folder {folder} must hold at least two classes, got {list(names)}; put images "
             "into one folder a class"
         )
     found: list[Found] = []
@@ -128,9 +128,9 @@ def _class_folders(folder: Path) -> list[str]:
             if entry.is_dir() and not entry.name.startswith(".")
         )
     except FileNotFoundError as error:
-        raise DataError(f"plant folder must exist, got {folder}; check the path") from error
+        raise DataError(f"data folder must exist, got {folder}; check the path") from error
     except OSError as error:
-        raise DataError(f"plant folder {folder} cannot be read: {error.strerror}") from error
+        raise DataError(f"data folder {folder} cannot be read: {error.strerror}") from error
 
 
 def _image_files(folder: Path, name: str, *, label: int) -> list[Found]:

@@ -56,12 +56,12 @@ def read_rows(folder: Path, *, progress: Progress | None = None) -> Rows:
     try:
         files = sorted(path for path in folder.iterdir() if is_table(path))
     except FileNotFoundError as error:
-        raise DataError(f"plant folder must exist, got {folder}; check the path") from error
+        raise DataError(f"data folder must exist, got {folder}; check the path") from error
     except OSError as error:
-        raise DataError(f"plant folder {folder} cannot be read: {error.strerror}") from error
+        raise DataError(f"data folder {folder} cannot be read: {error.strerror}") from error
     if not files:
         raise DataError(
-            f"plant folder {folder} must hold tables ({' '.join(SUFFIXES)}), got none; put them "
+            f"data folder {folder} must hold tables ({' '.join(SUFFIXES)}), got none; put them "
             "there, or point `data` at their folder"
         )
     found = Rows(cells={}, names=[], skipped=[])

@@ -53,9 +53,9 @@ def text_files(folder: Path) -> list[Path]:
             if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
         )
     except FileNotFoundError as error:
-        raise DataError(f"plant folder must exist, got {folder}; check the path") from error
+        raise DataError(f"data folder must exist, got {folder}; check the path") from error
     except OSError as error:
-        raise DataError(f"plant folder {folder} cannot be read: {error.strerror}") from error
+        raise DataError(f"data folder {folder} cannot be read: {error.strerror}") from error
 
 
 def read_rows(folder: Path, *, text: str, label: str) -> tuple[list[Row], list[Skipped]]:
@@ -73,7 +73,7 @@ def read_rows(folder: Path, *, text: str, label: str) -> tuple[list[Row], list[S
     """
     files = text_files(folder)
     if not files:
-        raise DataError(f"plant folder {folder} must hold a .csv or .csv.gz file, got none; add it")
+        raise DataError(f"data folder {folder} must hold a .csv or .csv.gz file, got none; add it")
     rows: list[Row] = []
     skipped: list[Skipped] = []
     for path in files:

@@ -75,7 +75,7 @@ def test_unfit_folders_are_refused_in_one_line(
 
 
 def test_a_missing_folder_and_a_file_instead_of_one(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"plant folder must exist, got .*nowhere"):
+    with pytest.raises(DataError, match=r"data folder must exist, got .*nowhere"):
         find(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot be read: Not a directory"):

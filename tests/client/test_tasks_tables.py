@@ -259,7 +259,7 @@ def test_rows_that_do_not_fit_are_skipped_by_line(folder: Callable[..., Path]) -
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     plant = tmp_path / "plant"
-    with pytest.raises(DataError, match="plant folder must exist"):
+    with pytest.raises(DataError, match="data folder must exist"):
         load(plant)
     plant.mkdir()
     with pytest.raises(DataError, match=r"must hold tables \(.csv"):

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -258,5 +259,24 @@ def test_a_port_in_use_is_told(centre: Centre) -> None:
         )  # fmt: skip
     assert done.returncode == 1
     assert "another program uses it; stop that one" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert of_folder(centre.folder) == []
+
+
+def test_a_damaged_state_is_told_before_anything_starts(centre: Centre) -> None:
+    path = centre.folder / "state.db"
+    with sqlite3.connect(path) as plain:
+        plain.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    plain.close()
+    data = bytearray(path.read_bytes())
+    data[-4096:-4000] = b"\x5a" * 96  # the header of the last page, which `up` need not read
+    path.write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-m", "server.cli", "up", str(centre.folder)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "state.db" in done.stderr
+    assert "restore" in done.stderr
     assert "Traceback" not in done.stderr
     assert of_folder(centre.folder) == []

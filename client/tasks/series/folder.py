@@ -50,7 +50,7 @@ def find(folder: Path) -> list[tuple[str, str]]:
         If the folder is missing or has no file of a series.
     """
     if not folder.is_dir():
-        raise DataError(f"plant folder must exist, got {folder}; check the path")
+        raise DataError(f"data folder must exist, got {folder}; check the path")
     try:
         direct = [(p.name, "") for p in folder.iterdir() if p.is_file() and is_series(p.name)]
         inside = [
@@ -61,15 +61,15 @@ def find(folder: Path) -> list[tuple[str, str]]:
             if file.is_file() and is_series(file.name)
         ]
     except OSError as error:
-        raise DataError(f"plant folder {folder} cannot be read: {error.strerror}") from error
+        raise DataError(f"data folder {folder} cannot be read: {error.strerror}") from error
     if direct and inside:
         raise DataError(
-            f"plant folder {folder} must hold either files or one folder a class, got both: "
+            f"data folder {folder} must hold either files or one folder a class, got both: "
             f"{min(direct)[0]} and {min(inside)[0]}"
         )
     if not direct and not inside:
         raise DataError(
-            f"plant folder {folder} must hold recordings ({' '.join(SUFFIXES)}), got none"
+            f"data folder {folder} must hold recordings ({' '.join(SUFFIXES)}), got none"
         )
     return sorted(direct or inside)
 
