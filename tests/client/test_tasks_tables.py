@@ -334,3 +334,41 @@ def test_pooled_plants_have_the_columns_of_all(tmp_path: Path) -> None:
     other_target = load(renamed, table={"target": "power"})
     with pytest.raises(DataError, match="must have one target, got power and target"):
         task.pool([plants[0], other_target])
+
+
+SHARED = {"heat": [150.0, 250.0], "wet": ["yes", "no"]}
+
+
+def test_shared_columns_come_first_in_the_order_of_the_federation(
+    folder: Callable[..., Path],
+) -> None:
+    alone = load(folder(), table={"drop": ["batch"]})
+    data = load(folder(), table={"shared": SHARED, "drop": ["batch"]})
+    assert torch.equal(data.inputs[:, 0], column(alone, "heat"))
+    assert torch.equal(data.inputs[:, 1], 1 - column(alone, "wet"))
+    assert [one.name for one in data.columns.numbers] == ["line"]
+    assert data.columns.categories == ()
+
+
+def test_a_shared_column_that_is_not_there_or_not_as_told_is_one_line(
+    folder: Callable[..., Path],
+) -> None:
+    with pytest.raises(DataError, match=r"must have the columns that all plants share, got no 'x'"):
+        load(folder(), table={"shared": {"x": [0.0, 1.0]}})
+    with pytest.raises(DataError, match=r"'wet' .* must hold numbers, as the federation says"):
+        load(folder(), table={"shared": {"wet": [0.0, 1.0]}})
+    data = load(folder(), table={"shared": {"heat": [0.1, 0.3]}})
+    assert any("lies outside the federation's range 0.1 to 0.3" in note for note in data.notes)
+
+
+def test_pooled_plants_keep_shared_columns(tmp_path: Path) -> None:
+    rows = made()
+    one = write(tmp_path / "one" / "a.csv", [[row[0], row[1], row[5]] for row in rows])
+    other = write(tmp_path / "other" / "a.csv", [[row[0], row[2], row[5]] for row in rows])
+    table = {"target": "target", "shared": {"heat": [150.0, 250.0]}}
+    plants = [load(one, table=table), load(other, table=table)]
+    config = FederationConfig.model_validate({"task": "tabular", "table": table})
+    pooled = task_of(config, PlantConfig(name="p", data=str(one))).pool(plants)
+    assert torch.equal(pooled.inputs[:, 0], torch.cat([p.inputs[:, 0] for p in plants]))
+    assert [one.name for one in pooled.columns.numbers] == ["line"]
+    assert pooled.inputs[:60, 1].isnan().all()

@@ -127,3 +127,33 @@ def test_weights_of_a_trunk_come_from_a_release(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_one_line(tmp_path: Path, values: dict[str, Any], told: str) -> None:
     with pytest.raises(BackboneError, match=told):
         load_source(config(**values), base=tmp_path)
+
+
+SHARED = {"heat": [180.0, 200.0, 220.0], "wet": ["no", "yes"]}
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("columns", [COLUMNS, Columns(numbers=(), categories=())])
+def test_shared_columns_enter_by_a_layer_that_travels(trunk: str, columns: Columns) -> None:
+    table = {"width": 16, "blocks": 1, "heads": 4, "dropout": 0.0, "shared": SHARED}
+    chosen = config(trunk, table=table)
+    network = build_for(chosen, outputs=1, columns=columns).eval()
+    fronts = {name for name in parts(network) if name.startswith("backbone.front.")}
+    assert fronts
+    assert fronts <= travelling(network, head=False, norm=True)
+    assert not any("edges" in name or "spread" in name for name in fronts)  # they never change
+    centre = start(chosen, base=Path()).release.schema.unflatten(
+        start(chosen, base=Path()).release.vector
+    )
+    assert all((read(network)[name] == value).all() for name, value in centre.items())
+    own = len(columns.numbers) + len(columns.categories)
+    inputs = torch.tensor([[200.0, 1.0, *[0.0] * own], [230.0, torch.nan, *[0.0] * own]])
+    outputs = network(inputs)
+    assert outputs.isfinite().all()
+    assert not torch.allclose(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("wrong", [[3.0, 1.0], ["a"], ["a", "a"], ["a", 1.0], [1.0]])
+def test_shared_columns_are_ranges_or_names(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="must be a range"):
+        config(table={"shared": {"heat": wrong}})
