@@ -30,7 +30,7 @@ from client.desk.outbox import Outbox
 from client.desk.spending import Spending
 from client.exchange import assemble, cut_update, head_arrived, own_part
 from client.fitting import check_head, network_for, paired_of, predicted_of, read_by
-from client.methods import ALONE, FEDERATED, Work
+from client.methods import FEDERATED, Work, alone
 from client.origin import basis, judged_examples, seed_of
 from client.personal import EVIDENCE, PersonalStore, Version
 from client.protection import protect
@@ -158,7 +158,7 @@ class Plant:
         if version is None:
             with gpu_memory():
                 work = self._work(source, config, moment=method)
-                evidence = ALONE[method](work)
+                evidence = alone(method, task=config.task)(work)
                 version = self._keep(work, evidence, kind=method, made_from=made_from)
         if method == "local" and self._may_replace(version):
             self.store.deploy(version, why="trained at this plant alone")
@@ -276,7 +276,7 @@ class Plant:
         version = self.store.find(kind="federated", basis=made_from)
         if version is None:
             tune = "fine_tune" if config.methods.personal_fine_tune else "head_only"
-            evidence = ALONE[tune](work)
+            evidence = alone(tune, task=config.task)(work)
             version = self._keep(work, evidence, kind="federated", made_from=made_from, order=order)
         return version
 

@@ -135,7 +135,8 @@ class Trainer:
         TrainingError
             If one of them is not finite; the last step of training may have done that.
         """
-        outputs: Tensor = network.head(self.embed(network, indices))
+        batches = torch.split(indices, EVALUATION_BATCH)
+        outputs = torch.cat([network.head(self.embed(network, batch)) for batch in batches])
         predicted = self.task.decode(outputs, data=self.data).cpu()
         if not predicted.isfinite().all():
             raise TrainingError("predictions must be finite, got NaN; lower training.learning_rate")
@@ -158,7 +159,7 @@ class Trainer:
         """
         training = self.config.training
         self._adapt(network, indices)
-        features = self.embed(network, indices)
+        features = self._head_features(network, indices)
         targets = self.targets(indices)
         head = network.head
         if isinstance(head, FittedHead):
@@ -182,6 +183,18 @@ class Trainer:
                 optimiser.step()
                 schedule.step()
         finite(torch.stack([p.sum() for p in head.parameters()]).sum(), "fitting the head")
+
+    @torch.no_grad()
+    def _head_features(self, network: Network, indices: Tensor) -> Tensor:
+        """Return what a head is fitted to: features of the examples, or of what a task makes."""
+        made = self.task.head_transform()
+        if made is None:
+            return self.embed(network, indices)
+        network.eval()
+        inputs = made(self.inputs(indices), torch.Generator().manual_seed(self.seed))
+        batches = torch.split(inputs, EVALUATION_BATCH)
+        with self._precision():
+            return torch.cat([network.embed(batch).float() for batch in batches])
 
     def fit(
         self,

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from common.backbones import FAMILIES, Body, Channels, Family
+from common.backbones import FAMILIES, Body, Channels, Family, Own
 from common.config import FederationConfig
 from common.errors import BackboneError, UpdateError
 from common.stages import Stage, stage_index, stages
@@ -43,6 +43,7 @@ class Part(StrEnum):
 
     HEAD = "head"
     STEM = "stem"  #: of a plant's own columns; never travels
+    OWN = "own"  #: of the head, made of a plant's own data; never travels
     NORM = "norm"  #: of the backbone: weights and running statistics
     BODY = "body"  #: the rest of the backbone
 
@@ -221,7 +222,7 @@ def parts(network: Network) -> dict[str, Part]:
         if tensor.is_floating_point():
             owner = network.get_submodule(name.rpartition(".")[0])
             if owner in heads:
-                found[name] = Part.HEAD
+                found[name] = Part.OWN if isinstance(owner, Own) else Part.HEAD
             elif owner in stems:
                 found[name] = Part.STEM
             else:
@@ -231,7 +232,7 @@ def parts(network: Network) -> dict[str, Part]:
 
 def travelling(network: Network, *, head: bool, norm: bool) -> frozenset[str]:
     """Name the tensors of an update: the body, and head and normalisation where they travel."""
-    kept = {Part.STEM}
+    kept = {Part.STEM, Part.OWN}
     kept |= ({Part.HEAD} if not head else set()) | ({Part.NORM} if not norm else set())
     return frozenset(name for name, part in parts(network).items() if part not in kept)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TaskName = Literal[
     "image-classification",
+    "image-anomaly",
     "series-classification",
     "series-regression",
     "tabular",
@@ -48,11 +49,12 @@ class Measure:
 
 BALANCED_ACCURACY = Measure(name="balanced_accuracy", word="balanced accuracy", share=True)
 ACCURACY = Measure(name="accuracy", word="accuracy", share=True)
+AUROC = Measure(name="auroc", word="AUROC", share=True)
 R2 = Measure(name="r2", word="R²")
 RMSE = Measure(name="rmse", word="RMSE", lower=True)
 MAE = Measure(name="mae", word="mean absolute error", lower=True)
 
-MEASURES = {one.name: one for one in (BALANCED_ACCURACY, ACCURACY, R2, RMSE, MAE)}
+MEASURES = {one.name: one for one in (BALANCED_ACCURACY, ACCURACY, AUROC, R2, RMSE, MAE)}
 
 
 def told(scores: Mapping[str, float]) -> tuple[Measure, float] | None:
@@ -68,6 +70,7 @@ class Kind:
     ----------
     family : of its backbones, a key of `common.backbones.FAMILIES`.
     backbone : the default; a federation of another task than images names none of torchvision's.
+    images : whether it is about images, so that torchvision's weights and `image_size` apply.
     learns : classes or numbers; None: the key ``learn`` of its section says so.
     section : its own table in federation.toml and plant.toml; "" where it has none.
     measure : its primary score; None: balanced accuracy for classes, R² for numbers.
@@ -77,6 +80,7 @@ class Kind:
 
     family: str
     backbone: str
+    images: bool = False
     learns: Learns | None = "classes"
     section: str = ""
     measure: Measure | None = None
@@ -101,7 +105,10 @@ def defaults_of(kind: Kind) -> dict[str, Any]:
 
 
 KINDS: dict[TaskName, Kind] = {
-    "image-classification": Kind(family="image", backbone="mobilenet_v2"),
+    "image-classification": Kind(family="image", backbone="mobilenet_v2", images=True),
+    "image-anomaly": Kind(
+        family="patches", backbone="mobilenet_v2", images=True, section="anomaly", measure=AUROC
+    ),
     "series-classification": Kind(family="series", backbone="wdcnn", section="series"),
     "series-regression": Kind(
         family="series", backbone="gru", learns="numbers", section="series", measure=RMSE

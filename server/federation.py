@@ -314,7 +314,7 @@ def _check(config: FederationConfig, source: Release, travelling: frozenset[str]
     unknown = sorted(travelling - source.schema.shapes.keys())
     if unknown or not travelling:
         raise UpdateError(f"travelling must name tensors of the source, got {unknown or 'none'}")
-    of_images = KINDS[config.task].family == "image"
+    of_images = KINDS[config.task].images
     if of_images and (config.mean is None or config.std is None):
         raise ConfigError(
             "mean and std must be those of the source weights, got none; take them from the "

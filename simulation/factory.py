@@ -76,6 +76,7 @@ def write_plants(
     *,
     plants: int,
     images_per_class: int = 60,
+    good_images: int | None = None,
     size: int = 96,
     seed: int = 0,
 ) -> list[Path]:
@@ -83,6 +84,7 @@ def write_plants(
 
     Parameters
     ----------
+    good_images : of good parts; None: as many as of every other class.
     size : side of the pictures, pixels; defects scale with it.
 
     Raises
@@ -97,6 +99,7 @@ def write_plants(
     for key, value, low, high in (
         ("plants", plants, 1, 256),
         ("images_per_class", images_per_class, 1, 100_000),
+        ("good_images", good_images or images_per_class, 1, 100_000),
         ("size", size, 32, 1024),
         ("seed", seed, 0, 2**32),
     ):
@@ -113,7 +116,8 @@ def write_plants(
                 shutil.rmtree(part, ignore_errors=True)
                 for label in classes_of(plant):
                     (part / label).mkdir(parents=True)
-                    for number in range(images_per_class):
+                    wanted = images_per_class if label != GOOD else good_images
+                    for number in range(wanted or images_per_class):
                         picture = picture_of(plant, label, number=number, size=size, seed=seed)
                         Image.fromarray(picture).save(part / label / f"{label}-{number:04d}.png")
                     advance(folder.name)

@@ -7,11 +7,12 @@ alone. A plant is judged on its own classes only: the probabilities of the other
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from client.fitting import network_for, predicted_of
-from client.methods import ALONE, Work
+from client.methods import OWN_ALONE, Work, alone
 from client.plant import open_plant
 from client.tasks.metrics import Prediction
 from client.tasks.pooling import starts
@@ -55,12 +56,18 @@ def train_pooled(
         tensors = source.schema.unflatten(source.vector)
         body = {n: v for n, v in tensors.items() if known.get(n) in (Part.BODY, Part.NORM)}
         write_tensors(network, body)
-        ALONE["pooled"](Work(network=network, trainer=trainer, first=True))
+        alone("pooled", task=config.task)(Work(network=network, trainer=trainer, first=True))
         save_tensors(path, read_tensors(network))
     found: list[Pooled] = []
-    for plant, start in zip(plants, starts(plants), strict=True):
-        predicted = trainer.predict(network, plant.test + start)
-        own = task.restrict(predicted, pooled=data, plant=plant)
+    for folder, plant, start in zip(folders, plants, starts(plants), strict=True):
+        if config.task in OWN_ALONE:
+            # The backbone is that of all plants, the memory the plant's own.
+            its = replace(trainer, task=open_plant(folder).task(config), data=plant)
+            alone("head_only", task=config.task)(Work(network=network, trainer=its, first=True))
+            own = its.predict(network, plant.test)
+        else:
+            predicted = trainer.predict(network, plant.test + start)
+            own = task.restrict(predicted, pooled=data, plant=plant)
         prediction = predicted_of(plant, plant.test, own)
         found.append((prediction, task.scores(prediction, data=plant)))
     return found

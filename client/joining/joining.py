@@ -200,11 +200,12 @@ def _look(settings: PlantConfig) -> bool:
         If the folder holds the data of no task.
     """
     data = Path(settings.data)
-    others = [kind for name, kind in TASKS.items() if KINDS[name].family != "image"]
+    others = [kind for name, kind in TASKS.items() if not KINDS[name].images]
     if data.is_dir() and not settings.classes and any(kind.is_plant(data) for kind in others):
         return False
-    find(data, classes=settings.classes)
-    return True
+    # Good parts alone are one class: whether they will do, only the task can say.
+    names, _ = find(data, classes=settings.classes, fewest=1)
+    return len(names) > 1
 
 
 def _fit(

@@ -16,6 +16,7 @@ from client.methods.fedper import FedPer
 from client.methods.fedprox import FedProx
 from client.methods.fedrep import FedRep
 from client.methods.fine_tune import fine_tune
+from client.methods.good_parts import local, pooled, remember
 from client.methods.head_only import head_only
 from client.methods.l2sp import l2sp
 from client.selection import Evidence
@@ -36,5 +37,20 @@ ALONE: dict[str, Callable[[Work], Evidence]] = {
     "l2sp": l2sp,
     "pooled": fine_tune,
 }
+
+#: Where a task has methods of one plant alone of its own.
+OWN_ALONE: dict[str, dict[str, Callable[[Work], Evidence]]] = {
+    "image-anomaly": {
+        "head_only": remember,
+        **dict.fromkeys(("local", "fine_tune", "l2sp"), local),
+        "pooled": pooled,
+    },
+}
+
+
+def alone(method: str, *, task: str) -> Callable[[Work], Evidence]:
+    """Return a method of one plant alone, as the task has it."""
+    return OWN_ALONE.get(task, ALONE)[method]
+
 
 __all__ = ["ALONE", "FEDERATED", "Method", "Work"]

@@ -29,6 +29,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from client.tasks.anomaly import AnomalyTask
 from client.tasks.data import PlantData, Progress
 from client.tasks.images import ImageTask
 from client.tasks.metrics import Prediction
@@ -67,6 +68,10 @@ class Task(Protocol):
 
     def evaluation_transform(self) -> Callable[[Tensor], Tensor]:
         """Return what turns a raw batch into the network's input."""
+        ...
+
+    def head_transform(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+        """Return what makes the input that a head fits itself to; None: the evaluation's."""
         ...
 
     def weights(self, data: PlantData, indices: Tensor) -> Tensor | None:
@@ -159,6 +164,7 @@ TASKS: dict[TaskName, Kind] = {
     "series-regression": SeriesNumbers,
     "tabular": TableKind(),
     "text-classification": TextTask,
+    "image-anomaly": AnomalyTask,
 }
 
 

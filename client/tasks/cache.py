@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from client.tasks.folder import Decoded, Found
+from client.tasks.data import Progress
+from client.tasks.folder import Decoded, Found, read_images
 from common.errors import StateError
 from common.files import save_tensors
 
@@ -62,6 +63,11 @@ class Pixels:
         checks = [zlib.crc32(image) for image in images.numpy()]
         return images if checks == self._checks[indices].tolist() else None
 
+    @property
+    def whole(self) -> bool:
+        """Whether no image is damaged."""
+        return self.rows(torch.arange(len(self._images))) is not None
+
     def save(self, path: Path, *, listing: str) -> None:
         """Keep for the next time; a folder that cannot be written costs time, nothing else."""
         index = json.dumps({"digests": self.digests, "why": self.why})
@@ -85,6 +91,35 @@ class Pixels:
             return None
         fields = json.loads(index)
         return cls(images, digests=fields["digests"], why=fields["why"], checks=checks)
+
+
+def read(
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    found: Sequence[Found],
+    size: int,
+    cache: Path | None,
+    progress: Progress | None = None,
+) -> Pixels:
+    """Return all images of a folder, from the cache where they are kept whole, else decoded.
+
+    Parameters
+    ----------
+    cache : folder in which decoded images are kept; None: nowhere.
+    progress : called with (files done, files in all) while files are decoded.
+    """
+    path = None if cache is None else place(cache, folder=folder, classes=classes, size=size)
+    names = listing(found)
+    known = Pixels.load(path, listing=names) if path else None
+    if known is not None and known.whole:
+        return known
+    files = [item.file for item in found]
+    pixels = Pixels.of(read_images(folder, files=files, size=size, progress=progress))
+    # A file that could not be read now may be readable at the next start.
+    if path and all(pixels.digests):
+        pixels.save(path, listing=names)
+    return pixels
 
 
 def place(cache: Path, *, folder: Path, classes: Sequence[str], size: int) -> Path:

@@ -5,7 +5,7 @@ A task of classes inherits from `Classes` and adds how its data is read and prep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,9 @@ class Classes:
     @property
     def measure(self) -> Measure:
         return BALANCED_ACCURACY
+
+    def head_transform(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+        return None
 
     def weights(self, data: PlantData, indices: Tensor) -> Tensor | None:
         return data.class_weights(indices)

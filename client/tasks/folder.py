@@ -78,13 +78,16 @@ class Decoded:
     why: tuple[str, ...]
 
 
-def find(folder: Path, *, classes: Sequence[str] = ()) -> tuple[tuple[str, ...], list[Found]]:
+def find(
+    folder: Path, *, classes: Sequence[str] = (), fewest: int = 2
+) -> tuple[tuple[str, ...], list[Found]]:
     """List a plant's image files, sorted by class and name.
 
     Parameters
     ----------
     folder : the plant's folder.
     classes : class folders to use, in this order; empty means all of them, sorted by name.
+    fewest : classes that there must be, one or two.
 
     Returns
     -------
@@ -103,10 +106,10 @@ def find(folder: Path, *, classes: Sequence[str] = ()) -> tuple[tuple[str, ...],
             f"found {present}"
         )
     names = tuple(dict.fromkeys(classes)) or tuple(present)
-    if len(names) < 2:
+    if len(names) < fewest:
         raise DataError(
-            f"data folder {folder} must hold at least two classes, got {list(names)}; put images "
-            "into one folder a class"
+            f"data folder {folder} must hold at least {'two classes' if fewest > 1 else 'a class'}"
+            f", got {list(names)}; put images into one folder a class"
         )
     found: list[Found] = []
     for label, name in enumerate(names):

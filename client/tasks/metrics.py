@@ -30,6 +30,7 @@ from torchmetrics.functional.classification import (
 )
 
 from client.tasks.errors import Errors
+from client.tasks.ranks import Ranks
 from common.errors import DataError, TrainingError
 from common.tasks import MEASURES
 
@@ -238,6 +239,9 @@ def _sample(a: Prediction, b: Prediction | None, metric: str) -> Sample:
         raise DataError("paired predictions must be of the same examples in the same order")
     if metric in ("balanced_accuracy", "accuracy"):
         return _Tally(counts=_count(a, b), plain=metric == "accuracy")
+    if metric == "auroc":
+        known = None if b is None else b.predicted[:, 1]
+        return Ranks(truth=a.truth, one=a.predicted[:, 1], other=known)
     other = None if b is None else b.predicted
     return Errors(measure=metric, truth=a.truth, one=a.predicted, other=other, groups=a.groups)
 

@@ -7,7 +7,7 @@ and prepared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,9 @@ class Numbers:
     """
 
     measure: Measure = field(default=R2)
+
+    def head_transform(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+        return None
 
     def weights(self, data: PlantData, indices: Tensor) -> Tensor | None:
         return None

@@ -11,12 +11,19 @@ A new backbone is one file here and a line in its family's table; a new family i
 
 from __future__ import annotations
 
-from common.backbones.family import Body, Channels, Family, FittedHead, Plain
+from common.backbones.anomaly import PATCHES
+from common.backbones.family import Body, Channels, Family, FittedHead, Own, Plain
 from common.backbones.image import IMAGE
 from common.backbones.series import SERIES
 from common.backbones.table import TABLE
 from common.backbones.text import TEXT
 
-__all__ = ["FAMILIES", "Body", "Channels", "Family", "FittedHead", "Plain"]
+__all__ = ["FAMILIES", "Body", "Channels", "Family", "FittedHead", "Own", "Plain"]
 
-FAMILIES: dict[str, Family] = {"image": IMAGE, "series": SERIES, "table": TABLE, "text": TEXT}
+FAMILIES: dict[str, Family] = {
+    "image": IMAGE,
+    "patches": PATCHES,
+    "series": SERIES,
+    "table": TABLE,
+    "text": TEXT,
+}

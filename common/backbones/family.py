@@ -41,6 +41,13 @@ class FittedHead(Protocol):
         ...
 
 
+class Own(nn.Module):
+    """Tensors of a head that a plant makes of its own data; they never travel.
+
+    Whatever the method lets travel: a memory of good parts would give them away.
+    """
+
+
 class Family(Protocol):
     """Backbones of one kind of input.
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from common.combining import RULES
+from common.config.anomaly import AnomalyConfig, PlantAnomalySection
 from common.config.privacy import PrivacyConfig, objection
 from common.config.section import (
     Channels,
@@ -173,10 +174,15 @@ class PlantSection(Section):
     """What the simulation should know of one plant."""
 
     classes: ClassNames = Field((), description="Use only these class folders; empty means all.")
-    good: str = Field("", description="The class of good parts; escape rate needs it.")
+    good: str = Field(
+        "",
+        description="The class of good parts; escape rate needs it, and `image-anomaly`, which "
+        "learns from it alone.",
+    )
     series: PlantSeriesSection = Field(default_factory=lambda: PlantSeriesSection())
     table: TableColumns = Field(default_factory=lambda: TableColumns())
     text: PlantTextSection = Field(default_factory=lambda: PlantTextSection())
+    anomaly: PlantAnomalySection = Field(default_factory=lambda: PlantAnomalySection())
 
     @model_validator(mode="after")
     def _good_is_a_class(self) -> Self:
@@ -265,6 +271,7 @@ class FederationConfig(Section):
         default_factory=lambda: SecureAggregationConfig()
     )
     text: TextSection = Field(default_factory=lambda: TextSection())
+    anomaly: AnomalyConfig = Field(default_factory=lambda: AnomalyConfig())
     plants: dict[str, PlantSection] = Field(
         default_factory=dict, description="Per plant, by folder name."
     )
@@ -279,7 +286,7 @@ class FederationConfig(Section):
     def _defaults_of_the_task(cls, values: Any) -> Any:
         """Fill in what another task than images begins with."""
         task = values.get("task") if isinstance(values, dict) else None
-        if isinstance(task, str) and task in KINDS and KINDS[task].family != "image":
+        if isinstance(task, str) and task in KINDS and not KINDS[task].images:
             begin = defaults_of(KINDS[task])
             if values.get("backbone") == "encoder":
                 begin["weights"] = "DEFAULT"  # a Hugging Face encoder without weights is no start
@@ -294,7 +301,7 @@ class FederationConfig(Section):
         """Refuse keys that would have no effect, where they say anything but the default."""
         own = KINDS[self.task]
         keys = {kind.section for kind in KINDS.values() if kind.section} - {own.section}
-        if own.family != "image":
+        if not own.images:
             keys |= {"image_size", "mean", "std"}
         for key in sorted(keys & type(self).model_fields.keys()):
             field = type(self).model_fields[key]

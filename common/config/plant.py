@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
+from common.config.anomaly import PlantAnomalySection
 from common.config.privacy import Delta
 from common.config.section import ClassNames, NotNegative, Section
 from common.config.series import PlantSeriesSection
@@ -115,7 +116,11 @@ class PlantConfig(Section):
         "tasks their files; absolute, or relative to this file."
     )  # fmt: skip
     classes: ClassNames = Field((), description="Use only these class folders; empty means all.")
-    good: str = Field("", description="The class of good parts; escape rate needs it.")
+    good: str = Field(
+        "",
+        description="The class of good parts; escape rate needs it, and `image-anomaly`, which "
+        "learns from it alone.",
+    )
     labels_per_class: int | None = Field(
         None, ge=2, description="Labelled examples a class, training and validation together."
     )
@@ -136,6 +141,7 @@ class PlantConfig(Section):
     )  # fmt: skip
     series: PlantSeriesSection = Field(default_factory=lambda: PlantSeriesSection())
     table: TableColumns = Field(default_factory=lambda: TableColumns())
+    anomaly: PlantAnomalySection = Field(default_factory=lambda: PlantAnomalySection())
     centre: CentreSection = Field(default_factory=lambda: CentreSection())
     link: LinkSection = Field(default_factory=lambda: LinkSection())
     policy: PolicySection = Field(default_factory=lambda: PolicySection())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simulation.made_up.anomaly import ANOMALY, write_anomaly
 from simulation.made_up.engines import LIVES, write_engines
 from simulation.made_up.images import IMAGES, write_images
 from simulation.made_up.machines import FAULTS, write_machines
@@ -39,4 +40,5 @@ DEMOS: dict[str, Demo] = {
     "text": Demo(settings=TEXT, write=write_text),
     "series": Demo(settings=FAULTS, write=write_machines),
     "rul": Demo(settings=LIVES, write=write_engines),
+    "anomaly": Demo(settings=ANOMALY, write=write_anomaly),
 }

@@ -137,7 +137,7 @@ def test_data_that_cannot_train_costs_no_token(
 ) -> None:
     token = door.token()
     (tmp_path / "one" / "good").mkdir(parents=True)
-    for data, says in ((tmp_path / "one", "at least two classes"), (tmp_path / "no", "exist")):
+    for data, says in ((tmp_path / "one", "must hold image files"), (tmp_path / "no", "exist")):
         with pytest.raises(DataError, match=says):
             join(entry(token, data=data))
     (tmp_path / "one" / "bad").mkdir()
@@ -157,7 +157,7 @@ def test_data_that_cannot_train_costs_no_token(
 def test_a_folder_among_the_images(door: Door, entry: Callable[..., Entry]) -> None:
     wanted = entry(door.token())
     assert wanted.data is not None
-    with pytest.raises(ConfigError, match="must lie outside the images"):
+    with pytest.raises(ConfigError, match="must lie outside the data"):
         join(entry(wanted.token, folder=wanted.data / "plant"))
     assert not (wanted.data / "plant").exists()
 

@@ -1,0 +1,1 @@
+"""Learning from good parts alone: what a plant needs to say that a part is unlike the good ones."""
