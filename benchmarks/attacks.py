@@ -33,7 +33,7 @@ from PIL import Image  # noqa: E402
 
 from benchmarks.trial import SIX, Template, hold, score, settings, sources  # noqa: E402
 from common.combining import RULES  # noqa: E402
-from common.errors import ConfigError  # noqa: E402
+from common.errors import ConfigError, EngineError  # noqa: E402
 from common.files import read_json, write_json  # noqa: E402
 from common.orders import Reply  # noqa: E402
 from common.update import Vector  # noqa: E402
@@ -160,7 +160,15 @@ def run_cell(rule: str, attack: str, *, out: Path) -> None:
         return
     home = out / "runs" / f"{rule}-{attack}"
     job = template(attack, out).copy(home, config)
-    release = hold(home, job, spoil=partial(spoiled, attack), spoiled={LIAR})
+    try:
+        release = hold(home, job, spoil=partial(spoiled, attack), spoiled={LIAR})
+    except EngineError as error:
+        # Honest plants cannot train from what the release has become: that is the attack's result.
+        if attack == "none":
+            raise
+        write_json(path, {"broken": str(error)})
+        shutil.rmtree(home)
+        return
     honest = [name for name in SIX if name != LIAR]
     clean = [score(home / "plants" / name, release, job.config) for name in honest]
     found: dict[str, Any] = {"clean": float(np.mean(clean)), "plants": clean}
@@ -186,6 +194,9 @@ def tables(out: Path) -> str:
             found = read_json(path) if path.exists() else {}
             if "refused" in found:
                 cells.append(f"refused: needs {RULES[rule].fewest(1)} plants")
+                continue
+            if "broken" in found:
+                cells.append("training breaks off")
                 continue
             cells.append(f"{found['clean']:.3f}" if found else "not run")
             if found and any("finite" in reason for reason in found["liar"]):

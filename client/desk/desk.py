@@ -53,7 +53,7 @@ from common.wire.seals import open_call, open_order, seal_reply
 log = logging.getLogger(__name__)
 
 LOOK = 0.5  #: seconds between two looks whether the caller is still there
-COPIES = 3  #: an answer takes at most so many times the release's bytes on disk
+COPIES = 4  #: an answer takes at most so many times the release's bytes on disk, leftovers included
 
 
 class ClosedError(EngineError):
