@@ -44,7 +44,7 @@ ROUNDS = 8
 SEEDS = 2
 FOUR = ("plant-1", "plant-2", "plant-3", "plant-4")
 
-#: Under masks 8 bits take 10.7 at four plants, with room for the sum; bound and weight fit the
+#: Under masks 8 bits take 10.7 and 6 take 8 at four plants, with room for the sum; bound and weight fit the
 #: updates of this setting, so that the 8 bits are not spent on zeros.
 MASKED = {"enabled": True, "bits": 8, "bound": 0.004}
 FORMS: dict[str, dict[str, Any]] = {
@@ -52,6 +52,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "masked coordinates, 37.5 %": {
         "update": {"form": "coordinates", "share": 0.375, "values": "fp32"},
         "secure_aggregation": MASKED,
+        "server": {"max_weight": 128},
+        "min_plants": 3,
+    },
+    "masked coordinates, 50 %, 6 bits": {
+        "update": {"form": "coordinates", "share": 0.5, "values": "fp32"},
+        "secure_aggregation": MASKED | {"bits": 6},
         "server": {"max_weight": 128},
         "min_plants": 3,
     },
