@@ -25,6 +25,7 @@ from client.desk.peers import Peers
 from client.identity import CERTIFICATE, KEY
 from client.layout import IDENTITY, federation_of, holds_plant, open_settings
 from client.personal import PersonalStore
+from common.agreed import at_plant
 from common.errors import ConfigError
 from common.signing import Signer
 from common.terminal import FAILED, command_line, console, progress, run
@@ -198,7 +199,7 @@ def preview_(folder: PlantFolder, *, as_json: AsJson = False) -> None:
     settings, config = open_settings(folder), federation_of(folder)
     from client.console.preview import classes_of, preview  # noqa: PLC0415  loads torch
 
-    found = preview(config, classes=classes_of(folder, settings))
+    found = preview(at_plant(config, settings), classes=classes_of(folder, settings))
     if as_json:
         about = {"federation": config.name, "method": config.method, "backbone": config.backbone}
         _print_json(about | found.facts())

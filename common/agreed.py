@@ -68,7 +68,7 @@ def check(config: FederationConfig) -> None:
         key = "encoder" if config.backbone == ENCODER else "vocabulary"
         raise ConfigError(
             f"text.{key} must be the federation's, with SHA-256 {wanted[:12]}, got {found[:12]} in "
-            f"{getattr(config.text, key)}; copy it from the operator"
+            f"{getattr(config.text, key)}; copy it from the operator and name it in plant.toml"
         )
 
 
@@ -151,7 +151,8 @@ def _from_hub(name: str, *, download: bool) -> Path:
     except (OSError, HFValidationError, HfHubHTTPError, ValueError) as error:
         raise ConfigError(
             f"text.encoder must be a folder, or a Hugging Face model that is here or can be "
-            f"fetched, got {name!r}, which is neither; put the model into a folder and name that"
+            f"fetched, got {name!r}, which is neither; put the model into a "
+            "folder and name that, at a plant in plant.toml"
         ) from error
     return Path(found)
 
@@ -180,4 +181,7 @@ def _digest(path: Path, size: int, modified: int) -> str:
 
 
 def _unreadable(path: Path, *, key: str, error: OSError) -> ConfigError:
-    return ConfigError(f"text.{key} must be readable, got {path}: {error.strerror}; check the path")
+    return ConfigError(
+        f"text.{key} must be readable, got {path}: {error.strerror}; check the path, "
+        f"or name this plant's copy in plant.toml"
+    )
