@@ -44,8 +44,8 @@ ROUNDS = 8
 SEEDS = 2
 FOUR = ("plant-1", "plant-2", "plant-3", "plant-4")
 
-#: Under masks 8 bits take 10.7 and 6 take 8 at four plants, with room for the sum; bound and weight
-#: fit the updates of this setting, so that the 8 bits are not spent on zeros.
+#: Under masks 8 bits take 10.7 at four plants and 6 take 8, with room for the sum; bound and weight
+#: fit the updates of this setting, so that bits are not spent on zeros.
 MASKED = {"enabled": True, "bits": 8, "bound": 0.004}
 FORMS: dict[str, dict[str, Any]] = {
     "fp32": {},
