@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -130,3 +131,32 @@ def test_a_plant_must_say_who_it_is(tmp_path: Path) -> None:
 
 def test_the_template_is_toml_without_surprises() -> None:
     assert set(tomllib.loads(template())) <= set(FederationConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"min_plants": 2}, "min_plants must be at least 3 with secure_aggregation.enabled, got 2"),
+        ({"update": {"form": "top_k"}}, "update.form must be fp32, or coordinates"),
+        ({"update": {"form": "coordinates"}}, "update.values = fp32"),
+        ({"server": {"rule": "median", "faulty": 1}}, "server.rule must be mean or norm_bound"),
+        ({"server": {"rule": "norm_bound"}}, "server.rule must be mean or norm_bound"),
+        ({"secure_aggregation": {"enabled": True, "bits": 33}}, "bits"),
+    ],
+)
+def test_what_cannot_be_summed_unseen_is_refused_with_the_reason(
+    changes: dict[str, Any], complaint: str
+) -> None:
+    fields = {"min_plants": 3, "secure_aggregation": {"enabled": True}} | changes
+    with pytest.raises(ValidationError, match=complaint):
+        FederationConfig.model_validate(fields)
+
+
+def test_what_can_be_summed_unseen_is_taken() -> None:
+    for changes in (
+        {},
+        {"update": {"form": "coordinates", "values": "fp32"}},
+        {"server": {"rule": "norm_bound", "radius": 1.0}},
+    ):
+        fields = {"min_plants": 3, "secure_aggregation": {"enabled": True}} | changes
+        assert FederationConfig.model_validate(fields).secure_aggregation.enabled

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config import FederationConfig
-from common.errors import UpdateError
+from common.errors import AggregationError, UpdateError
 from common.orders import Kind, Order, Outcome, Release, Reply
+from common.secagg.messages import Call, Said, Setup
+from common.secagg.transcript import SessionId
 from common.update import Schema
 from common.wire import messages
 from common.wire.parts import Parts
@@ -189,3 +191,27 @@ def test_a_plant_says_its_name() -> None:
     assert messages.unpack_hello(messages.pack_hello("neu_steel")) == "neu_steel"
     with pytest.raises(UpdateError):
         messages.unpack_hello(messages.pack_hello("a/b"))
+
+
+def test_messages_of_a_secure_sum_come_back_as_they_were() -> None:
+    sid = SessionId(federation="acme", run="r", round=3, attempt=1)
+    call = Call(hello=sid, setup=Setup(sid=sid, adverts=("a", "b")), unmask="u", life=5.0)
+    assert messages.unpack_call(messages.pack_call(call)) == call
+    said = Said(advert="a", reason="why not")
+    assert messages.unpack_said(messages.pack_said(said)) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"confirm": 1}',
+        '{"nonsense": ""}',
+        '{"hello": {"federation": "acme", "run": "r", "round": "1", "attempt": 0}}',
+        '{"life": 0}',
+    ],
+)
+def test_what_is_no_call_is_refused(text: str) -> None:
+    with pytest.raises(AggregationError, match="message of a secure sum"):
+        Call.from_json(text)

@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, Message
 from flwr.supercore.task_identity import TaskIdentity
 
 from client import app as bridge
-from common.errors import EngineError
+from common.errors import AggregationError, EngineError
 from common.orders import Order, Outcome, Release, Reply
+from common.secagg.messages import Call, Said
+from common.secagg.transcript import SessionId
+from common.wire.messages import pack_said, read_order, unpack_call
+from common.wire.parts import Parts
 from server.fleet import GridFleet
 from tests.server.nodes import RELEASE, Answer, Nodes, done, order, task_identity
 
@@ -174,3 +179,91 @@ def test_who_is_not_connected_is_told_at_once(
     replies = {reply.plant: reply for reply in fleet.ask(order("steel", "wood"), RELEASE)}
     assert replies["steel"].outcome is Outcome.DONE
     assert (replies["wood"].outcome, replies["wood"].reason) == (Outcome.FAILED, "not connected")
+
+
+# -- small messages of a secure sum ----------------------------------------------------------------
+
+
+@pytest.fixture
+def desks(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Call], Said]]:
+    """Let a dict say how the desk of each plant answers, in place of the host of a simulation."""
+    found: dict[str, Callable[[Call], Said]] = {}
+
+    def call(address: str, folder: Path, parts: Parts) -> Parts:
+        return pack_said(found[folder.name](unpack_call(parts)))
+
+    module = types.ModuleType("stand_in_host")
+    module.call = call  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "stand_in_host", module)
+    monkeypatch.setattr(bridge, "DESK_HOST", "stand_in_host")
+    monkeypatch.setenv(bridge.DESKS, "somewhere")
+    return found
+
+
+SID = SessionId(federation="acme", run="r", round=1, attempt=0)
+
+
+def test_each_plant_gets_its_own_message_and_answers(
+    nodes: Nodes, desks: dict[str, Callable[[Call], Said]]
+) -> None:
+    asked: dict[str, Call] = {}
+    for name in ("steel", "tile", "wood"):
+
+        def answer(call: Call, name: str = name) -> Said:
+            asked[name] = call
+            return Said(advert=f"keys of {name}")
+
+        desks[name] = answer
+    fleet = GridFleet(nodes.grid)
+    for number in range(3):
+        nodes.add(number)
+    fleet.wait(plants=3, seconds=20)
+    calls = {"steel": Call(hello=SID), "wood": Call(unmask="request")}
+    said = dict(fleet.exchange({**calls, "gone": Call()}, run="r", seconds=20))
+    assert said == {name: Said(advert=f"keys of {name}") for name in calls}
+    assert asked == calls
+
+
+def test_who_does_not_answer_a_message_in_time_is_left_out(
+    nodes: Nodes, desks: dict[str, Callable[[Call], Said]]
+) -> None:
+    until = threading.Event()
+
+    def stuck(call: Call) -> Said:
+        until.wait(20)
+        return Said()
+
+    def broken(call: Call) -> Said:
+        raise AggregationError("no such session")
+
+    desks.update(steel=stuck, tile=broken, wood=lambda call: Said(shares="s"))
+    fleet = GridFleet(nodes.grid)
+    for number in range(3):
+        nodes.add(number)
+    fleet.wait(plants=3, seconds=20)
+    started = time.monotonic()
+    said = dict(fleet.exchange(dict.fromkeys(desks, Call()), run="r", seconds=2.0))
+    assert time.monotonic() - started < 10
+    until.set()
+    assert said == {"tile": Said(reason="no such session"), "wood": Said(shares="s")}
+
+
+def test_only_those_with_something_beside_it_get_an_order(
+    nodes: Nodes, answer_with: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = GridFleet(nodes.grid)
+    for number in range(3):
+        nodes.add(number)
+    fleet.wait(plants=3, seconds=20)
+    seen: list[str] = []
+    respond = nodes.respond
+
+    def watch(message: Message, context: Context) -> Message:
+        seen.append(str(message.content.config_records["head"]["json"]))
+        return respond(message, context)
+
+    nodes.respond = watch
+    asked = order("steel", "tile", "wood")
+    replies = fleet.ask(asked, RELEASE, beside={"steel": "for steel", "wood": "for wood"})
+    assert sorted(reply.plant for reply in replies) == ["steel", "wood"]
+    assert sorted(read_order(head)[1] for head in seen) == ["for steel", "for wood"]
