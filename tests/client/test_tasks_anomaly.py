@@ -327,7 +327,7 @@ def _travelled(
 ) -> Iterator[tuple[str, Any, Any]]:
     from common.backbone import travelling
 
-    network = plant._network(config)
+    network = plant.network(config)
     names = travelling(network, head=SHARING[config.method].head, norm=config.norm_travels)
     return iter(release.schema.subset(names).slices())
 

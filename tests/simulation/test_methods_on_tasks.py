@@ -64,7 +64,8 @@ def made(task: str, root: Path) -> tuple[FederationConfig, list[Plant]]:
     for folder in folders:
         own = config.plants.get(folder.name)
         more = {section: getattr(own, section)} if section and own else {}
-        settings = PlantConfig(name=folder.name, data=str(folder), device="cpu", **more)
+        good = own.good if own else ""
+        settings = PlantConfig(name=folder.name, data=str(folder), good=good, device="cpu", **more)
         plants.append(Plant.create(root / "plants" / folder.name, settings))
     return config.model_copy(update={"plants": {}}), plants
 

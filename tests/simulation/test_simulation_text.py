@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from client.console import fitness
 from client.console.checks import Plant as CheckedPlant
 from client.console.checks import State
+from client.plant import open_plant
 from client.tasks.tokens import normalised
 from common.config import FederationConfig, PlantConfig
 from common.errors import ConfigError, TransferlineError
@@ -165,6 +166,7 @@ def test_check_reads_as_a_round_would(written: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def here(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    open_plant.cache_clear()  # it knows folders by names that are relative here
     for name in ("quarry", "foundry"):
         shutil.copytree(written / name, tmp_path / "plants" / name)
     return tmp_path
