@@ -92,6 +92,7 @@ def test_workers_do_not_change_results(plan: Plan, tmp_path: Path) -> None:
     assert digest(plan.out / "plants") == digest(other.out / "plants")
 
 
+@pytest.mark.timeout(400)  # many runs, each in processes of its own
 def test_killed_at_any_moment_and_resumed_it_ends_the_same(plan: Plan, tmp_path: Path) -> None:
     run(plan, watch=quiet)
     settings = tmp_path / "federation.json"
