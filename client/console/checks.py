@@ -16,8 +16,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from client.desk import policy
-from client.desk.ledger import Ledger
-from client.desk.peers import ACCEPTED, Peers
 from client.identity import AUTHORITY, DUE, KEY, Identity
 from client.joining.reach import Contact, reach_edge, reach_enrolment
 from client.layout import IDENTITY, account, federation_of, open_settings
@@ -26,7 +24,6 @@ from common.config import FederationConfig, PlantConfig
 from common.errors import EngineError, TransferlineError
 from common.orders import Kind, Order
 from common.pki import TOLERANCE, Trust
-from common.secagg.roster import FEWEST
 
 GIGABYTE = 1e9
 CLOCK_OFF = timedelta(minutes=1)  #: from here on somebody should look at it
@@ -91,7 +88,6 @@ def checks(plant: Plant) -> Generator[Check]:
         yield identity(plant)
         yield zones(plant)
         yield orders(plant)
-        yield sums(plant)
         yield disk(plant)
         if asked is None:
             says = "the link is in another zone, and only it talks to the centre"
@@ -200,28 +196,6 @@ def orders(plant: Plant) -> Check:
         wants.append(f"training stops after {limits.longest_round:g} s")
     do = "so says [policy] in plant.toml; change it if that is not meant"
     return Check(name="policy", state=state, says="; ".join(wants), do=do if state != "ok" else "")
-
-
-def sums(plant: Plant) -> Check:
-    """Look at whom the plant would sum its updates with."""
-    demanded = "secure-aggregation" in plant.settings.policy.protection
-    if not (demanded or plant.federation.secure_aggregation.enabled):
-        says = "neither the federation asks for secure sums nor the policy"
-        return Check(name="sums", state=State.SKIP, says=says)
-    ledger = Ledger(plant.folder)
-    try:
-        ledger.prepare()
-        found = Peers(ledger=ledger).all()
-    except TransferlineError as error:
-        return _failed("sums", error)
-    accepted = [peer for peer in found if peer.state == ACCEPTED]
-    waiting = sorted(peer.name for peer in found if peer.state != ACCEPTED)
-    says = f"{len(accepted)} plants are accepted to sum with"
-    if len(accepted) + 1 < FEWEST or waiting:
-        do = f"ask the engineers of {', '.join(waiting)}" if waiting else "ask the other engineers"
-        do += " for their fingerprints; transferline-plant peers PLANT accept FINGERPRINT"
-        return Check(name="sums", state=State.WARN, says=says, do=do)
-    return Check(name="sums", state=State.OK, says=says)
 
 
 def disk(plant: Plant) -> Check:

@@ -18,7 +18,6 @@ from typer.testing import CliRunner, Result
 
 from client.cli import app
 from client.desk.ledger import Ledger
-from client.desk.peers import Peers
 from client.personal import PersonalStore
 from common.errors import ConfigError, DataError, IdentityError, StateError
 
@@ -213,22 +212,3 @@ def test_up_serves_until_it_is_told_to_stop(joined: Joined, tmp_path: Path) -> N
         assert daemon.wait(30) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
     assert json.loads(type_in("status", folder, "--json", code=1).stdout)["daemon"] is None
-
-
-def test_peers_are_accepted_and_removed_by_hand(joined: Joined) -> None:
-    folder = joined()
-    own = json.loads(type_in("peers", folder, "--json").stdout)
-    assert (own["name"], len(own["fingerprint"]), own["peers"]) == ("ash", 64, [])
-    assert "nobody is accepted yet" in type_in("peers", folder).stdout
-    Peers(ledger=Ledger(folder)).wait("ab" * 32, "elm")
-    assert "elm, waiting" in type_in("peers", folder).stdout
-    said = type_in("peers", folder, "accept", "abababab", "--name", "Elm Street").stdout
-    assert f"accepted Elm Street {'ab' * 32}" in said
-    assert json.loads(type_in("peers", folder, "list", "--json").stdout)["peers"][0]["state"] == (
-        "accepted"
-    )
-    assert "no sum with it any more" in type_in("peers", folder, "remove", "abababab").stdout
-    with pytest.raises(ConfigError, match="must be on the list"):
-        type_in("peers", folder, "remove", "abababab")
-    assert type_in("peers", folder, "accept", code=2)
-    assert type_in("peers", folder, "list", "abababab", code=2)

@@ -131,7 +131,7 @@ def trial(
     """Return ``trial(plants=4, workers=1, name="out", **changes)``."""
     opened: list[Workers] = []
 
-    def make(*, plants: int = 3, workers: int = 1, name: str = "out", **changes: Any) -> Trial:
+    def make(*, plants: int = 4, workers: int = 1, name: str = "out", **changes: Any) -> Trial:
         pool = Workers(workers)
         opened.append(pool)
         config = secure.model_copy(update=changes)
@@ -184,7 +184,7 @@ def quantised(config: FederationConfig, *, fleet: Fleet, **_: Any) -> Quantised:
 def test_a_secure_run_gives_bit_for_bit_the_releases_of_a_plain_one(
     trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    secure = trial(name="secure")
+    secure = trial(name="secure", workers=2)
     last = secure.open().run()
     plain = trial(name="plain")
     with monkeypatch.context() as patch:
@@ -208,7 +208,7 @@ def test_the_centre_sees_no_update_and_no_weight(trial: Callable[..., Trial]) ->
 
     made.open(Watched(made.fleet.fleet)).run()
     masked = [reply for reply in seen if reply.payload is not None]
-    assert len(masked) == 3
+    assert len(masked) == 4
     assert all(reply.beside and reply.weight == 0 for reply in masked)
     row = history(made.home)[0]
     assert {reply["weight"] for reply in row["replies"].values()} == {0}
