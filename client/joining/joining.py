@@ -127,7 +127,7 @@ def join(
     try:
         cache = entry.folder / "cache"
         data = _read(settings, cache=cache, progress=progress) if images else None
-    except BaseException:
+    except BaseException:  # Ctrl-C too: a folder half made would be in the way of the next try
         if is_new:
             shutil.rmtree(entry.folder, ignore_errors=True)
         raise

@@ -103,7 +103,7 @@ def _run(arguments: list[str]) -> None:
         code = 0
     except SystemExit as ended:
         code = 0 if ended.code is None else ended.code
-    except BaseException:
+    except BaseException:  # a fork that came back would be a second launcher
         log.exception("the bridge failed")
     finally:
         for stream in (sys.stdout, sys.stderr):

@@ -8,7 +8,7 @@ that were measured and are allowed are tried first: no proposal is worse than th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,17 +169,7 @@ def search(ensemble: Ensemble, support: Support, wishes: Wishes, *, measured: Me
         if start is not None:
             study.enqueue_trial(start, skip_if_exists=True)
     study.optimize(judge, n_trials=wishes.trials)
-    allowed = [trial for trial in study.trials if max(trial.user_attrs["excess"]) <= 1e-9]
-    if not allowed:
-        nearest = min(study.trials, key=lambda trial: max(trial.user_attrs["excess"]))
-        over = nearest.user_attrs["excess"]
-        names = [limit.name for limit in wishes.limits] + ["distance from measured rows"]
-        raise DataError(
-            f"a setting must be within bounds, limits and what the plant's rows support, none of "
-            f"{len(study.trials)} was; the nearest broke {names[int(np.argmax(over))]} by "
-            f"{max(over):.3g}: widen the bounds or the limits"
-        )
-    allowed.sort(key=lambda trial: -trial.value)
+    allowed = _allowed(study.trials, wishes)
     compared = _compared(support, wishes, where, measured)
     chosen = _apart([trial.user_attrs for trial in allowed], support, count=wishes.proposals)
     return Found(
@@ -193,6 +183,21 @@ def search(ensemble: Ensemble, support: Support, wishes: Wishes, *, measured: Me
         tried=len(study.trials),
         allowed=len(allowed),
     )
+
+
+def _allowed(trials: Sequence[Any], wishes: Wishes) -> list[Any]:
+    """Return the trials that break nothing, best first; DataError if all of them do."""
+    allowed = [trial for trial in trials if max(trial.user_attrs["excess"]) <= 1e-9]
+    if not allowed:
+        nearest = min(trials, key=lambda trial: max(trial.user_attrs["excess"]))
+        over = nearest.user_attrs["excess"]
+        names = [limit.name for limit in wishes.limits] + ["distance from measured rows"]
+        raise DataError(
+            f"a setting must be within bounds, limits and what the plant's rows support, none of "
+            f"{len(trials)} was; the nearest broke {names[int(np.argmax(over))]} by "
+            f"{max(over):.3g}: widen the bounds or the limits"
+        )
+    return sorted(allowed, key=lambda trial: -trial.value)
 
 
 def _proposal(
