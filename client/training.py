@@ -230,16 +230,10 @@ class Trainer:
         TrainingError
             If the loss is not finite; the network is then unusable.
         """
-        training = self.config.training
         self._adapt(network, indices)
-        peak = training.learning_rate if rate is None else rate
-        groups = self.groups(network, freeze, freeze_until, peak)
-        optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
-        steps = epochs * _batch_count(len(indices), training.batch_size)
-        shape = partial(_schedule, steps=steps, warmup=training.warmup)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, shape if rate is None else lambda step: 1.0
-        )
+        optimiser = self._optimiser(network, freeze, freeze_until, rate)
+        steps = epochs * _batch_count(len(indices), self.config.training.batch_size)
+        schedule = self._steps(optimiser, steps, rate)
         pulled = pulls(network, anchor)
         weights = self._weights(indices)
         losses: list[float] = []
@@ -258,6 +252,23 @@ class Trainer:
                 if after_epoch is not None and after_epoch(network):
                     break
         return losses
+
+    def _optimiser(
+        self, network: Network, freeze: Sequence[str], freeze_until: str, rate: float | None
+    ) -> torch.optim.Optimizer:
+        training = self.config.training
+        peak = training.learning_rate if rate is None else rate
+        groups = self.groups(network, freeze, freeze_until, peak)
+        return torch.optim.AdamW(groups, weight_decay=training.weight_decay)
+
+    def _steps(
+        self, optimiser: torch.optim.Optimizer, steps: int, rate: float | None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return the schedule of step sizes: constant in rounds, else warm-up and a cosine."""
+        shape = partial(_schedule, steps=steps, warmup=self.config.training.warmup)
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimiser, shape if rate is None else lambda step: 1.0
+        )
 
     @torch.no_grad()
     def estimate_norm(self, network: Network, indices: Tensor) -> None:
