@@ -132,11 +132,6 @@ class AnomalyTask(ImageTask):
     ) -> PlantData:
         chosen = self.selection
         usable = [index for index, why in enumerate(pixels.why) if not why]
-        skipped = tuple(
-            Skipped(file=item.file, why=why)
-            for item, why in zip(found, pixels.why, strict=True)
-            if why
-        )
         labels = [found[index].label for index in usable]
         files = [found[index].file for index in usable]
         contents = [pixels.digests[index] for index in usable]
@@ -186,7 +181,7 @@ class AnomalyTask(ImageTask):
             test=torch.cat(test),
             folds=((train, held),),
             fingerprint=self._fingerprint([names[i] for i in calibration.tolist()]),
-            skipped=skipped,
+            skipped=_skipped(found, pixels),
             notes=self._notes(sets),
             extra=calibration,
         )
@@ -314,3 +309,9 @@ class _Table:
 
 def _named(files: Sequence[str], indices: Sequence[int]) -> list[str]:
     return [files[index] for index in indices]
+
+
+def _skipped(found: Sequence[Found], pixels: kept.Pixels) -> tuple[Skipped, ...]:
+    """Return the files that could not be read, and why."""
+    both = zip(found, pixels.why, strict=True)
+    return tuple(Skipped(file=item.file, why=why) for item, why in both if why)
