@@ -36,8 +36,8 @@ def test_real_plants_learn_together(real_data: Path, tmp_path: Path) -> None:
     assert [entry.outcome for entry in results.rounds] == ["committed"]
     # Frozen ImageNet features alone tell more than chance: 1/2, 1/2, 1/6.
     assert results.mean.head_only.low > 0.4
-    assert results.plants["elpv_mono"].metrics["local"].escape_rate is not None
-    assert results.plants["magnetic_tile"].metrics["local"].escape_rate is None
+    assert results.plants["elpv_mono"].metrics["local"]["escape_rate"] is not None
+    assert results.plants["magnetic_tile"].metrics["local"]["escape_rate"] is None
     for plant in results.plants.values():
         assert plant.deployed.source in ("local", "federated")
         assert plant.deployed.why
