@@ -37,7 +37,7 @@ FOLDER = "TRANSFERLINE_LINK"  #: environment: the link's folder, with its keys f
 PATIENCE = 60.0  #: seconds to wait for a daemon that is not there, or is just started again
 LONGEST = 7 * 86400.0  #: seconds that an answer may take, whatever the message says
 DTYPE = "uint8"
-STYPE = "transferline.bytes"  #: as in `server.fleet`
+STYPE = "transferline.bytes"  #: as in `server.fleet.records`
 FAILED = 100  #: an error of the plant's; Flower's own codes lie below
 
 log = logging.getLogger(__name__)

@@ -40,7 +40,8 @@ from server.engine.event_log import EventWriter, writing
 from server.engine.job import ERROR, RUN, Job
 from server.events import Waiting
 from server.federation import Federation
-from server.fleet import GridFleet, Member
+from server.fleet.grid import GridFleet
+from server.fleet.names import Member
 from server.seals import Seals, papers_of
 from server.state.registry import Registry
 from server.state.tables import ENROLLED, FAILED

@@ -49,7 +49,7 @@ def papers_of(folder: Path) -> Papers:
 
 @dataclass(frozen=True, kw_only=True)
 class Envelope:
-    """One sealed order (`server.fleet.Envelope`).
+    """One sealed order (`server.fleet.grid.Envelope`).
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class Envelope:
 
 @dataclass(frozen=True, kw_only=True)
 class Seals:
-    """Seals orders (`server.fleet.Seals`).
+    """Seals orders (`server.fleet.grid.Seals`).
 
     Attributes
     ----------

@@ -31,7 +31,7 @@ RESERVED = {
         "client/link/superexec_main.py",
         "client/link/supernode_main.py",
         "server/app.py",
-        "server/fleet.py",
+        "server/fleet/",
         "server/engine/control.py",
         "server/engine/inner.py",
         "server/engine/objects.py",

@@ -20,7 +20,7 @@ from common.secagg.messages import Call, Said
 from common.secagg.transcript import SessionId
 from common.wire.messages import pack_said, read_order, unpack_call
 from common.wire.parts import Parts
-from server.fleet import GridFleet
+from server.fleet.grid import GridFleet
 from tests.server.nodes import RELEASE, Answer, Nodes, done, order, task_identity
 
 

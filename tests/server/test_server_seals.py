@@ -18,9 +18,11 @@ from common.signing import Signer
 from common.wire.messages import pack_reply
 from common.wire.parts import Parts
 from common.wire.seals import open_order, seal_reply
-from server import fleet as module
 from server.centre import Centre
-from server.fleet import GridFleet, Member, from_record, to_record
+from server.fleet import errands
+from server.fleet.grid import GridFleet
+from server.fleet.names import Member
+from server.fleet.records import from_record, to_record
 from server.seals import Seals
 from server.state.tables import utcnow
 from tests.server.nodes import RELEASE, Nodes, done, order, task_identity
@@ -162,7 +164,7 @@ def test_who_was_revoked_meanwhile_does_not_count(enrolled: Enrolled) -> None:
 def test_a_lost_reply_is_asked_for_again(
     enrolled: Enrolled, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    monkeypatch.setattr(module, "RETRY", (0.1, 0.2))
+    monkeypatch.setattr(errands, "RETRY", (0.1, 0.2))
     whole = enrolled.answer
     failures = iter(range(2))
 
@@ -187,8 +189,8 @@ def test_a_plants_own_failure_is_final(enrolled: Enrolled) -> None:
 def test_a_node_that_went_away_is_waited_for_and_then_given_up(
     enrolled: Enrolled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RETRY", (0.1, 0.2))
-    monkeypatch.setattr(module, "AWAY", 1.0)
+    monkeypatch.setattr(errands, "RETRY", (0.1, 0.2))
+    monkeypatch.setattr(errands, "AWAY", 1.0)
     ash = next(iter(enrolled.at))
 
     def leave(message: Message) -> Message:
