@@ -1,8 +1,8 @@
 """How the answers to an order become a tally: the seam between the round loop and the plants.
 
 A gathering is chosen once, from the configuration; the round loop hands each order to it and never
-asks how it is summed. `Plain` counts updates as they come, one by one. `server.summing.Summing`
-sums them under masks and sees none.
+asks how it is summed. `Plain` counts updates as they come, one by one. `server.summing` sums them
+under masks and sees none.
 """
 
 from __future__ import annotations

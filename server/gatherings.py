@@ -9,7 +9,7 @@ from common.config import FederationConfig
 from common.errors import ConfigError
 from server.gathering import Fleet, Gathering, Plain
 from server.seals import Papers
-from server.summing import Summing
+from server.summing.gathering import Summing
 
 
 def gathering_for(
@@ -24,7 +24,7 @@ def gathering_for(
 
     Parameters
     ----------
-    attempts, papers : as for `server.summing.Summing`.
+    attempts, papers : as for `server.summing.gathering.Summing`.
 
     Raises
     ------

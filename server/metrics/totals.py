@@ -98,7 +98,7 @@ class Totals:
         self._count(m.ROUND_PHASES, kind, m.EXCHANGE, by=rest)
 
     def _add_sum(self, said: Mapping[str, Any]) -> None:
-        """Count what became of a secure sum (`server.summing.Sum`)."""
+        """Count what became of a secure sum (`server.summing.one_sum.Sum`)."""
         self._count(m.SUMS, code(str(said.get("broken", "opened")), m.SUM_ENDS))
         for family, names in ((m.SUM_DROPOUTS, "dropped"), (m.SUM_LIARS, "liars")):
             for plant in said.get(names, ()):

@@ -23,7 +23,7 @@ from server.gathering import Asking, Fleet, Plain, collect
 from server.releases import Releases
 from server.seals import papers_of
 from server.state.store import history
-from server.summing import SumMean
+from server.summing.one_sum import SumMean
 from server.tally import Tally
 from simulation.desks import PKI
 from simulation.local import LocalFleet

@@ -1,0 +1,260 @@
+"""One round's secure sum: what the centre asks, counts and unmasks.
+
+In the steady state a round is two exchanges: order and ciphertexts out, masked updates and the next
+round's keys back; then the request to unmask and the next round's set-up out, shares back. A third,
+who is left, comes between them if somebody dropped out. (`server.summing.keys`: two more where no
+session is ready.)
+
+Whatever is missing or wrong costs its plant this sum, or ends the sum: the round is skipped with
+the reason, the model unchanged.
+
+What the centre can no longer check one by one: values, norms and weights. What is left: each masked
+update is signed, counts once and has its size; the sum's lanes must be those of so many plants, its
+weight and each field within what they can reach (`common.secagg.encoding.decode`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.errors import AggregationError, IdentityError, TransferlineError
+from common.forms import Linear, Turn, linear_of
+from common.orders import Reply
+from common.secagg.coordinator import Coordinator
+from common.secagg.encoding import Encoding, Total
+from common.secagg.messages import Beside, Call, Masked, Setup
+from common.secagg.terms import Terms
+from common.update import Vector
+from server.admission import Rejected
+from server.gathering import collect
+from server.summing.contact import Contact
+from server.summing.keys import KeyExchange, Keys, names
+from server.tally import Tally
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumMean:
+    """The mean that a secure sum says (`server.tally.Average`)."""
+
+    total: Total
+    form: Linear
+    scale: None = None
+
+    def result(self) -> Vector:
+        """Return the sum over its weight, float32, lifted out of the form that was summed in."""
+        mean: Vector = (self.total.vector / self.total.weight).astype(np.float32)
+        return self.form.lift(mean)
+
+
+class Sum:
+    """One round's sum; `hold` once.
+
+    Attributes
+    ----------
+    ready : the session of the next round, set up; None if there is none.
+    """
+
+    def __init__(self, contact: Contact, *, keys: KeyExchange) -> None:
+        self._contact, self._keys = contact, keys
+        self._asking, self._order = contact.asking, contact.asking.order
+        self._config = contact.config
+        self._form = linear_of(
+            self._config.update,
+            schema=self._asking.schema,
+            turn=Turn(run=self._order.run, round=self._order.round),
+        )
+        self._next: Keys | None = None
+        self.ready: Coordinator | None = None
+
+    def hold(self, ready: Coordinator | None) -> Tally:
+        """Sum; the tally has the mean, or the reason for none.
+
+        Parameters
+        ----------
+        ready : a session that was set up on the way of the round before.
+        """
+        try:
+            centre = self._keys.session(ready)
+        except AggregationError as error:
+            tally = self._tally(lambda reply, update: 0, words=1)
+            tally.close()
+            return _broken(tally, "set-up", error)
+        return self._hold(centre)
+
+    def _hold(self, centre: Coordinator) -> Tally:
+        terms = self._terms(centre)
+        centre.order(terms)
+        if self._order.round < self._config.rounds:
+            self._next = self._keys.new(self._order.round + 1)
+        tally = self._tally(
+            lambda reply, update: self._count(centre, reply), words=terms.encoding.words
+        )
+        stage = "masking"
+        try:
+            self._collect(centre, terms, tally)
+            self._check_survivors(centre)
+            stage = "who is left"
+            self._confirm(centre)
+            request = centre.unmask_request()
+            stage = "unmasking"
+            self._unmask(centre, request)
+            total = centre.total()
+        except AggregationError as error:
+            self._note(centre, tally)
+            return _broken(tally, stage, error)
+        tally.mean = SumMean(total=total, form=self._form)
+        self._note(centre, tally)
+        tally.summed |= {"weight": total.weight, "clipped": total.clipped}
+        log.info(
+            "round %d: sum of %d plants, %d dropped out, %d exchanges, %d values clipped",
+            self._order.round, len(centre.survivors), len(centre.dropped),
+            self._contact.exchanges, total.clipped,
+        )  # fmt: skip
+        return tally
+
+    def _terms(self, centre: Coordinator) -> Terms:
+        settings = self._config.secure_aggregation
+        return Terms(
+            sid=centre.roster.sid,
+            roster=centre.roster.hash,
+            cohort=centre.cohort,
+            release=self._order.release,
+            task=self._order.task,
+            encoding=Encoding(
+                size=self._form.kept,
+                bits=settings.bits,
+                bound=settings.bound,
+                max_weight=self._config.server.max_weight,
+                plants=len(centre.cohort),
+            ),
+        ).sealed(self._keys.signer)
+
+    def _collect(self, centre: Coordinator, terms: Terms, tally: Tally) -> None:
+        """Send the order with each plant's ciphertexts, and add what comes."""
+        beside = {
+            plant: Beside(
+                terms=terms.text,
+                boxes=dict(centre.boxes_for(one)),
+                hello=self._next.sid if self._next else None,
+                life=self._contact.life,
+            )
+            for plant, one in zip(names(centre, centre.cohort), centre.cohort, strict=True)
+        }
+        collect(self._contact.order(beside), into=tally, asking=self._asking)
+
+    def _count(self, centre: Coordinator, reply: Reply) -> int:
+        """Add a masked update to the sum; its weight is under the masks."""
+        try:
+            masked = Masked.from_json(reply.beside)
+            by = next(a.plant for a in centre.roster.adverts if a.name == reply.plant)
+            words = np.frombuffer(reply.payload or b"", "<u8").astype(np.uint64, copy=False)
+            centre.take_masked(masked.text, words, by=by)
+        except (AggregationError, IdentityError) as error:
+            raise Rejected("sum", str(error)) from error
+        if self._next is not None and masked.advert:
+            self._keys.take_advert(self._next, reply.plant, masked.advert)
+        return 0
+
+    def _check_survivors(self, centre: Coordinator) -> None:
+        """Unmask no sum that would not count."""
+        fewest = self._keys.fewest
+        if len(centre.survivors) < fewest:
+            raise AggregationError(
+                f"{len(centre.survivors)} of {fewest} updates arrived; nothing was unmasked"
+            )
+
+    def _confirm(self, centre: Coordinator) -> None:
+        """If somebody dropped out, let the others sign who is left; greet who is new meanwhile."""
+        life, calls = self._contact.life, {}
+        if self._next is not None:
+            new = sorted(self._contact.connected() - self._next.adverts.keys())
+            calls = {plant: Call(hello=self._next.sid, life=life) for plant in new}
+        survivors = names(centre, centre.survivors)
+        if centre.dropped:
+            request = centre.confirm_request()
+            calls |= {plant: Call(confirm=request, life=life) for plant in survivors}
+        for plant, said in self._contact.exchange(calls):
+            if plant not in survivors:
+                assert self._next is not None
+                self._keys.take_advert(self._next, plant, said.advert, said.reason)
+            elif said.confirmed:
+                with self._contact.losing(plant):
+                    centre.take_confirmation(said.confirmed)
+            else:
+                self._contact.lose(plant, said.reason or "no confirmation")
+
+    def _unmask(self, centre: Coordinator, request: str) -> None:
+        """Ask survivors for their shares, and set the next round up on the way."""
+        ready = self._set_next_up()
+        setup = None
+        if ready is not None:
+            setup = Setup(sid=ready.roster.sid, adverts=ready.setup)
+        survivors = names(centre, centre.survivors)
+        joining = set(names(ready, ready.roster.plants)) if ready is not None else set()
+        calls = {
+            plant: Call(
+                unmask=request if plant in survivors else "",
+                setup=setup if plant in joining else None,
+                life=self._contact.life,
+            )
+            for plant in sorted(joining.union(survivors))
+        }
+        for plant, said in self._contact.exchange(calls):
+            if ready is not None and said.shares:
+                with self._contact.losing(plant):
+                    ready.take_shares(said.shares)
+            if plant in survivors and said.unmasked:
+                with self._contact.losing(plant):
+                    centre.take_unmasked(said.unmasked)
+            if said.reason:
+                self._contact.lose(plant, said.reason)
+        if ready is not None and len(ready.cohort) >= ready.roster.threshold:
+            self.ready = ready
+
+    def _set_next_up(self) -> Coordinator | None:
+        """Fix the roster of the next round; None if too few sent keys."""
+        if self._next is None or len(self._next.adverts) < self._keys.fewest:
+            return None
+        return self._keys.coordinator(self._next)
+
+    def _tally(self, count: Callable[[Reply, Vector | None], int], *, words: int) -> Tally:
+        """Return the round's tally, with a row for each plant that was lost before the order."""
+        tally = Tally(
+            self._order,
+            self._asking.release,
+            schema=self._asking.schema,
+            config=self._config,
+            count=count,
+            words=words,
+        )
+        for plant in self._order.cohort:
+            if reason := self._contact.lost.get(plant):
+                tally.lost(plant, reason)
+                self._asking.tell(plant, (tally.rows[plant].outcome, reason), 0.0)
+        return tally
+
+    def _note(self, centre: Coordinator, tally: Tally) -> None:
+        """Keep for the record what became of the sum."""
+        tally.summed = {
+            "attempt": centre.roster.sid.attempt,
+            "plants": len(centre.roster.plants),
+            "threshold": centre.roster.threshold,
+            "cohort": len(centre.cohort),
+            "dropped": names(centre, centre.dropped),
+            "liars": sorted(centre.liars),
+            "exchanges": self._contact.exchanges,
+        }
+        if centre.liars:
+            log.warning("round %d: wrong shares of %s", self._order.round, sorted(centre.liars))
+
+
+def _broken(tally: Tally, stage: str, error: TransferlineError) -> Tally:
+    tally.reason = f"secure sum broken off at {stage}: {error}"
+    tally.summed |= {"broken": stage}
+    return tally
