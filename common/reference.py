@@ -6,14 +6,17 @@ A test compares the file with the models, so that the reference stays true.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from common.config import CentreConfig, FederationConfig, PlantConfig
+from common.config.federation import TrainingConfig
 from common.rules import rule, subsection, tables
+from common.tasks import KINDS
 from common.toml import literal
 
 TARGET = Path("docs/configuration.md")
@@ -57,8 +60,32 @@ def _sections(model: type[BaseModel]) -> Iterator[str]:
         inner, named = subsection(field), tables(field)
         if inner is not None:
             yield f"### `[{name}]`\n\n{inner.__doc__}\n\n{_table(inner.model_fields)}"
+            if inner is TrainingConfig:
+                yield _beginnings()
         elif named is not None:
             yield from _named(named, f"{name}.NAME")
+
+
+def _beginnings() -> str:
+    """Say where ``[training]`` begins with something else than the table's defaults."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    for task, kind in KINDS.items():
+        if kind.training:
+            rows[f"`{task}`"] = kind.training
+        for backbone, training in kind.pretrained.items():
+            rows[f"`{task}`, {backbone}"] = training
+    listed = list(dict.fromkeys(key for training in rows.values() for key in training))
+    columns = [name for name in TrainingConfig.model_fields if name in listed]
+    lines = [
+        "These are for pretrained backbones of images. Another kind of data begins with what suits "
+        "its networks, where the file says nothing:\n",
+        f"| task, backbone | {' | '.join(f'`{name}`' for name in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name, training in rows.items():
+        cells = [f"`{literal(training[key])}`" if key in training else "" for key in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def _named(model: type[BaseModel], name: str) -> Iterator[str]:

@@ -76,6 +76,8 @@ class Kind:
     measure : its primary score; None: balanced accuracy for classes, R² for numbers.
     training : what ``[training]`` begins with where it says nothing: the defaults there are for
         pretrained image backbones.
+    pretrained : the same for backbones that bring weights of their own, by name and what of them
+        is trained, ``whole`` or ``lora``.
     """
 
     family: str
@@ -85,6 +87,7 @@ class Kind:
     section: str = ""
     measure: Measure | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 #: Steps for small networks that start from random weights.
@@ -98,10 +101,40 @@ FROM_SCRATCH: dict[str, Any] = {
     "label_smoothing": 0.0,
 }
 
+#: Of texts: a table of pieces is learned from a few steps that see each piece, so they are larger.
+WORDS_FROM_SCRATCH: dict[str, Any] = {
+    "batch_size": 32,
+    "learning_rate": 3e-3,
+    "round_learning_rate": 2e-3,
+    "head_learning_rate": 3e-3,
+    "epochs": 20,
+}
+#: Of an encoder that was trained on other texts, in a few passes: it is slow, and forgets.
+ENCODER: dict[str, Any] = {
+    "batch_size": 32,
+    "learning_rate": 2e-4,
+    "round_learning_rate": 1e-4,
+    "head_learning_rate": 3e-3,
+    "epochs": 6,
+}
+#: Adapters start at nothing, and cannot make the base forget: larger steps.
+ADAPTERS: dict[str, Any] = {**ENCODER, "learning_rate": 2e-3, "round_learning_rate": 1e-3}
 
-def defaults_of(kind: Kind) -> dict[str, Any]:
-    """Return what federation.toml of a task begins with, beside the defaults of the fields."""
-    return {"backbone": kind.backbone, "weights": "none", "training": dict(kind.training)}
+
+def defaults_of(kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what federation.toml of a task begins with, beside the defaults of the fields.
+
+    Parameters
+    ----------
+    given : what the file says; the backbone, and whether it gets adapters, decide the steps.
+    """
+    backbone = given.get("backbone", kind.backbone)
+    begin = {"backbone": kind.backbone, "weights": "none", "training": dict(kind.training)}
+    section = given.get(kind.section)
+    adapters = isinstance(section, Mapping) and section.get("tune") == "lora"
+    if (own := kind.pretrained.get(f"{backbone} {'lora' if adapters else 'whole'}")) is not None:
+        begin |= {"weights": "DEFAULT", "training": dict(own)}
+    return begin
 
 
 KINDS: dict[TaskName, Kind] = {
@@ -120,7 +153,13 @@ KINDS: dict[TaskName, Kind] = {
         section="table",
         training=FROM_SCRATCH,
     ),
-    "text-classification": Kind(family="text", backbone="text_cnn", section="text"),
+    "text-classification": Kind(
+        family="text",
+        backbone="text_cnn",
+        section="text",
+        training=WORDS_FROM_SCRATCH,
+        pretrained={"encoder whole": ENCODER, "encoder lora": ADAPTERS},
+    ),
 }
 
 

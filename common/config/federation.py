@@ -287,9 +287,7 @@ class FederationConfig(Section):
         """Fill in what another task than images begins with."""
         task = values.get("task") if isinstance(values, dict) else None
         if isinstance(task, str) and task in KINDS and not KINDS[task].images:
-            begin = defaults_of(KINDS[task])
-            if values.get("backbone") == "encoder":
-                begin["weights"] = "DEFAULT"  # a Hugging Face encoder without weights is no start
+            begin = defaults_of(KINDS[task], values)
             return begin | {
                 key: {**begin.get(key, {}), **value} if isinstance(value, dict) else value
                 for key, value in values.items()
