@@ -163,6 +163,13 @@ KINDS: dict[TaskName, Kind] = {
 }
 
 
+def foreign_keys(task: TaskName) -> set[str]:
+    """Name the keys of federation.toml and `[plants.NAME]` that say nothing about a task."""
+    own = KINDS[task]
+    keys = {kind.section for kind in KINDS.values() if kind.section} - {own.section}
+    return keys if own.images else keys | {"image_size", "mean", "std"}
+
+
 def learns(config: FederationConfig) -> Learns:
     """Return what the head of a federation's networks says: a class, or numbers."""
     kind = KINDS[config.task]

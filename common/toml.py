@@ -11,7 +11,7 @@ import json
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,36 +76,46 @@ def keys(model: type[BaseModel], *, prefix: str = "") -> Iterator[tuple[str, Fie
             yield f"{prefix}{name}", field
 
 
-def commented(model: type[BaseModel], *, title: str, values: BaseModel | None = None) -> str:
+def commented(
+    model: type[BaseModel],
+    *,
+    title: str,
+    values: BaseModel | None = None,
+    without: Collection[str] = (),
+) -> str:
     """Return a TOML file that holds every key and explains each.
 
     Parameters
     ----------
     values : what the keys are set to; by default each key has its default. A key without a value
         is commented out, with the first of its examples.
+    without : keys and tables to leave out, here and in tables by name.
     """
     lines = [f"# {title}", ""]
-    for name, field in model.model_fields.items():
+    fields = {name: one for name, one in model.model_fields.items() if name not in without}
+    for name, field in fields.items():
         if subsection(field) is None and tables(field) is None:
             lines += _entry(name, field, values)
-    for name, field in model.model_fields.items():
+    for name, field in fields.items():
         inner, named = subsection(field), tables(field)
         if inner is not None:
             given = None if values is None else getattr(values, name)
             lines += ["", f"# {inner.__doc__}", f"[{name}]"]
             lines += [x for key, one in inner.model_fields.items() for x in _entry(key, one, given)]
         elif named is not None:
-            example = _example(named, f"{name}.NAME")
+            example = _example(named, f"{name}.NAME", without)
             lines += ["", *(f"# {line}" if line else "" for line in example)]
     return "\n".join(lines) + "\n"
 
 
-def _example(model: type[BaseModel], name: str) -> list[str]:
+def _example(model: type[BaseModel], name: str, without: Collection[str]) -> list[str]:
     """Return a table by name with every key at its default, and the tables inside it."""
     lines, below = [f"{model.__doc__}", f"[{name}]"], []
     for key, field in model.model_fields.items():
+        if key in without:
+            continue
         if (inner := subsection(field)) is not None:
-            below += ["", *_example(inner, f"{name}.{key}")]
+            below += ["", *_example(inner, f"{name}.{key}", without)]
         else:
             lines += _entry(key, field, None)
     return [*lines, *below]

@@ -31,12 +31,13 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.config import CentreConfig, FederationConfig, load_centre
+from common.config import CentreConfig, FederationConfig, load_centre, template
 from common.errors import IdentityError, StateError
 from common.files import unwritable, write_atomic
 from common.pki import Authority, Role, Trust, load_identity, read_certificate
 from common.pki.keys import write_key
 from common.signing import Signer
+from common.tasks import TaskName
 from common.toml import commented
 from server.releases import Releases
 from server.seals import CA, RELEASE, RELEASE_KEY
@@ -66,8 +67,14 @@ class Centre:
     config: CentreConfig
 
     @classmethod
-    def create(cls, folder: Path, config: CentreConfig) -> Centre:
+    def create(
+        cls, folder: Path, config: CentreConfig, *, task: TaskName = "image-classification"
+    ) -> Centre:
         """Make the folder, the CA, the keys and the state of a new centre.
+
+        Parameters
+        ----------
+        task : of the federation.toml that it begins with.
 
         Raises
         ------
@@ -90,11 +97,9 @@ class Centre:
         centre = cls(folder=folder, config=config)
         centre.renew_server(authority)
         centre.renew_release(authority)
-        settings = FederationConfig(name=config.name)
+        settings = FederationConfig.model_validate({"name": config.name, "task": task})
         texts = {
-            FEDERATION: commented(
-                FederationConfig, title=f"{FEDERATION}. {_TITLE}", values=settings
-            ),
+            FEDERATION: template(settings, title=f"{FEDERATION}. {_TITLE}"),
             CENTRE: commented(CentreConfig, title=f"{CENTRE}. {_TITLE}", values=config),
         }
         centre.store()

@@ -17,9 +17,10 @@ from typing import Annotated, Any
 
 import typer
 
-from common.config import CentreConfig
+from common.config import CentreConfig, FederationConfig
 from common.errors import ConfigError, EngineError
 from common.pki import fingerprint
+from common.tasks import KINDS
 from common.terminal import command_line, console, errors, run
 from common.token import Token
 from common.toml import validate
@@ -62,6 +63,9 @@ def init(
     database: Annotated[
         str, typer.Option(help="URL of a PostgreSQL database; by default a file.")
     ] = "",
+    task: Annotated[
+        str, typer.Option(help=f"What the plants learn: {', '.join(KINDS)}.")
+    ] = "image-classification",
 ) -> None:
     """Make a centre: its CA, keys, settings and state.
 
@@ -75,7 +79,10 @@ def init(
         "metrics": metrics,
         "database": database,
     }
-    centre = Centre.create(folder, validate(CentreConfig, values, name=CENTRE))
+    federation = validate(FederationConfig, {"name": name, "task": task}, name="federation.toml")
+    centre = Centre.create(
+        folder, validate(CentreConfig, values, name=CENTRE), task=federation.task
+    )
     console().print(
         f"{folder} is the centre of {name}. Edit {centre.federation_toml}, then:\n"
         f"  transferline-server up {folder}\n"

@@ -12,6 +12,8 @@ from common import terminal
 from common.config import FederationConfig, load_federation, template
 from common.errors import ConfigError, StateError
 from common.files import write_atomic
+from common.tasks import KINDS
+from common.toml import validate
 from simulation.collect import collect
 from simulation.compare import compare as compare_methods
 from simulation.factory import write_plants
@@ -207,11 +209,18 @@ def split(
 @app.command()
 def init(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("federation.toml"),
+    task: Annotated[
+        str, typer.Option(help=f"What the plants learn: {', '.join(KINDS)}.")
+    ] = "image-classification",
 ) -> None:
-    """Write a commented federation.toml with every key at its default."""
+    """Write a commented federation.toml with every key of a task at its default.
+
+    Example: transferline-sim init --task text-classification
+    """
     if out.exists():
         raise StateError(f"{out} must be a new file, got one that exists; choose another --out")
-    write_atomic(out, template().encode())
+    settings = validate(FederationConfig, {"task": task}, name="--task")
+    write_atomic(out, template(settings).encode())
     terminal.console().print(f"written: {out}")
 
 

@@ -13,7 +13,6 @@ from common.config.federation import (
     ServerConfig,
     TrainingConfig,
     load_federation,
-    template,
 )
 from common.config.plant import (
     CentreSection,
@@ -24,6 +23,7 @@ from common.config.plant import (
 )
 from common.config.privacy import PrivacyConfig
 from common.config.section import Section
+from common.config.template import template
 from common.config.text import PlantTextSection, TextSection
 from common.config.update import UpdateConfig
 

@@ -24,8 +24,8 @@ from common.config.table import TableColumns, TableSection
 from common.config.text import PlantTextSection, TextSection
 from common.config.update import UpdateConfig
 from common.sharing import FEDERATED
-from common.tasks import KINDS, TaskName, defaults_of
-from common.toml import commented, read_toml, validate
+from common.tasks import KINDS, TaskName, defaults_of, foreign_keys
+from common.toml import read_toml, validate
 
 MethodName = Literal["fedavg", "fedprox", "fedper", "fedrep", "fedbn", "ditto"]
 RuleName = Literal[
@@ -297,11 +297,7 @@ class FederationConfig(Section):
     @model_validator(mode="after")
     def _nothing_of_other_tasks(self) -> Self:
         """Refuse keys that would have no effect, where they say anything but the default."""
-        own = KINDS[self.task]
-        keys = {kind.section for kind in KINDS.values() if kind.section} - {own.section}
-        if not own.images:
-            keys |= {"image_size", "mean", "std"}
-        for key in sorted(keys & type(self).model_fields.keys()):
+        for key in sorted(foreign_keys(self.task)):
             field = type(self).model_fields[key]
             if getattr(self, key) != field.get_default(call_default_factory=True):
                 raise ValueError(f"{key} must be left out for task {self.task}: it has no effect")
@@ -394,11 +390,3 @@ def load_federation(path: Path) -> FederationConfig:
     """
     values = read_toml(path, hint="write one with `transferline-sim init`")
     return validate(FederationConfig, values, name=str(path))
-
-
-def template() -> str:
-    """Return a federation.toml with every key, explained, at its default."""
-    return commented(
-        FederationConfig,
-        title="federation.toml: every key at its default. Change some, delete the rest.",
-    )

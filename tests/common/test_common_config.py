@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from common.config import FederationConfig, load_federation, load_plant, template
 from common.errors import ConfigError
+from common.tasks import KINDS, TaskName, foreign_keys
 
 
 def load(folder: Path, text: str) -> FederationConfig:
@@ -160,3 +161,29 @@ def test_what_can_be_summed_unseen_is_taken() -> None:
     ):
         fields = {"min_plants": 3, "secure_aggregation": {"enabled": True}} | changes
         assert FederationConfig.model_validate(fields).secure_aggregation.enabled
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_the_template_of_a_task_gives_its_defaults_and_nothing_of_others(
+    tmp_path: Path, task: TaskName
+) -> None:
+    settings = FederationConfig.model_validate({"task": task})
+    text = template(settings)
+    assert load(tmp_path, text) == settings
+    for key in foreign_keys(task):
+        assert f"[{key}]" not in text
+        assert f"NAME.{key}]" not in text
+        assert f"\n{key} =" not in text
+
+
+def test_steps_begin_with_what_suits_the_backbone() -> None:
+    def step(**given: Any) -> float:
+        begun = FederationConfig.model_validate({"task": "text-classification", **given})
+        return begun.training.learning_rate
+
+    whole = step(backbone="encoder")
+    assert FederationConfig().training.learning_rate == 3e-4
+    assert step() == step(backbone="text_transformer") > 5 * whole
+    assert step(backbone="encoder", text={"tune": "lora"}) > 5 * whole
+    assert step(training={"learning_rate": 1e-5}) == 1e-5
+    assert step(training={"epochs": 3}) == step()

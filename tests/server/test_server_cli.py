@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from common.config import FederationConfig
+from common.config import FederationConfig, load_federation
 from common.errors import ConfigError, IdentityError, StateError
 from common.orders import Release
 from common.token import Token
@@ -145,6 +145,13 @@ def test_init_chooses_the_port_of_enrolment_and_refuses_a_centre(centre: Centre)
         command("init", str(centre.folder), "--name", "acme", "--address", "centre.example:8443")
     with pytest.raises(ConfigError, match="address must be"):
         command("init", str(centre.folder / "b"), "--name", "acme", "--address", "nonsense")
+
+
+def test_init_writes_the_settings_of_a_task(tmp_path: Path) -> None:
+    given = ("--name", "acme", "--address", "centre.example:8443", "--task", "tabular")
+    command("init", str(tmp_path / "centre"), *given)
+    written = load_federation(Centre.open(tmp_path / "centre").federation_toml)
+    assert (written.name, written.task, written.backbone) == ("acme", "tabular", "resnet_mlp")
 
 
 def test_an_invitation_is_a_token_for_one_plant(centre: Centre) -> None:

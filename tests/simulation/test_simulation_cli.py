@@ -69,6 +69,12 @@ def test_init_writes_the_defaults_once(here: Path) -> None:
     again = runner.invoke(app, ["init", "--out", "new.toml"])
     assert again.exit_code != 0
     assert "must be a new file" in str(again.exception)
+    texts = runner.invoke(app, ["init", "--out", "texts.toml", "--task", "text-classification"])
+    assert texts.exit_code == 0
+    assert load_federation(Path("texts.toml")).backbone == "text_cnn"
+    wrong = runner.invoke(app, ["init", "--out", "wrong.toml", "--task", "words"])
+    assert "task must be one of image-classification," in str(wrong.exception)
+    assert not Path("wrong.toml").exists()
 
 
 @pytest.mark.parametrize("task", DEMOS)
