@@ -137,6 +137,11 @@ def prepare(
     job = _job(config, source.network, list(plants))
     job.write(home)
     warnings = []
+    if config.secure_aggregation.enabled:
+        warnings.append(
+            "secure sums in simulation: plants accept each other without their engineers' word, "
+            "and keep their sessions in one process"
+        )
     if not config.norm_travels and not has_norm(source.network):
         warnings.append(f"{config.backbone} has no normalisation layers to keep at the plants")
     warnings += _noise(config, source.network, plants=len(plants))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +16,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from client.desk import policy
-from client.identity import AUTHORITY, DUE, KEY, Identity
+from client.desk.ledger import Ledger
+from client.desk.peers import ACCEPTED, Peer, Peers
+from client.desk.sums import limits_of
+from client.identity import AUTHORITY, CERTIFICATE, DUE, KEY, Identity
 from client.joining.reach import Contact, reach_edge, reach_enrolment
 from client.layout import IDENTITY, account, federation_of, open_settings
 from client.link.zones import exposed, readable
@@ -24,11 +27,13 @@ from common.config import FederationConfig, PlantConfig
 from common.errors import EngineError, TransferlineError
 from common.orders import Kind, Order
 from common.pki import TOLERANCE, Trust
+from common.signing import Signer
 
 GIGABYTE = 1e9
 CLOCK_OFF = timedelta(minutes=1)  #: from here on somebody should look at it
 LATE = DUE / 2  #: share of a certificate's time that is left when it should long be renewed
 ROOM = 1 * GIGABYTE  #: bytes beyond those that stay free
+_NAMED = 5  #: plants that a line names
 
 
 class State(StrEnum):
@@ -88,6 +93,7 @@ def checks(plant: Plant) -> Generator[Check]:
         yield identity(plant)
         yield zones(plant)
         yield orders(plant)
+        yield sums(plant)
         yield disk(plant)
         if asked is None:
             says = "the link is in another zone, and only it talks to the centre"
@@ -196,6 +202,56 @@ def orders(plant: Plant) -> Check:
         wants.append(f"training stops after {limits.longest_round:g} s")
     do = "so says [policy] in plant.toml; change it if that is not meant"
     return Check(name="policy", state=state, says="; ".join(wants), do=do if state != "ok" else "")
+
+
+def sums(plant: Plant) -> Check:
+    """Look at whom the plant would sum its updates with, and what is missing."""
+    demanded = policy.SECURE in plant.settings.policy.protection
+    asked = plant.federation.secure_aggregation.enabled
+    if not (demanded or asked):
+        says = "updates are not summed under masks: neither the federation nor [policy] asks for it"
+        return Check(name="sums", state=State.SKIP, says=says)
+    ledger = Ledger(plant.folder)
+    try:
+        found = Peers(ledger=ledger).all() if ledger.path.exists() else []
+        own = Signer.open(plant.folder / IDENTITY / KEY, plant.folder / IDENTITY / CERTIFICATE)
+    except TransferlineError as error:
+        return _failed("sums", error)
+    peers = {one.fingerprint: _called(one) for one in found if one.state == ACCEPTED}
+    peers.pop(own.fingerprint, None)
+    waiting = sorted(_called(one) for one in found if one.state != ACCEPTED)
+    limits = limits_of(plant.settings.policy, accepted=frozenset(peers), own=own.fingerprint)
+    fewest = max(limits.minimum_cohort, plant.federation.min_plants if asked else 0)
+    says = f"sums with {_listed(sorted(peers.values()))}, at least {fewest} plants a sum"
+    accept = "transferline-plant peers PLANT accept FINGERPRINT"
+    if (few := fewest - 1 - len(peers)) > 0:
+        ask = f"of {_listed(waiting)}" if waiting else "of the others"
+        return Check(
+            name="sums",
+            state=State.FAIL,
+            says=f"{says}: {few} more must be accepted, until then it takes part in none",
+            do=f"compare fingerprints with the engineers {ask}; {accept}",
+        )
+    if waiting:
+        says += f"; {_listed(waiting)} turned up and is not accepted"
+        do = f"if it should take part, compare fingerprints with its engineer; {accept}"
+        return Check(name="sums", state=State.WARN, says=says, do=do)
+    if not demanded:
+        says += "; an order in the clear would be answered too"
+        do = f'set policy.protection = ["{policy.SECURE}"] in plant.toml'
+        return Check(name="sums", state=State.WARN, says=says, do=do)
+    return Check(name="sums", state=State.OK, says=says)
+
+
+def _called(peer: Peer) -> str:
+    """Return what to call an identity: its name, else the beginning of its fingerprint."""
+    return peer.name or peer.fingerprint[:8]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Name a few and count the rest."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "") or "nobody"
 
 
 def disk(plant: Plant) -> Check:

@@ -22,13 +22,14 @@ from common.orders import Kind, Order
 DAY = timedelta(hours=24)  #: what `rounds_per_day` looks back
 GIGABYTE = 1e9
 MEGABYTE = 1e6
+SECURE = "secure-aggregation"  #: the protection that demands sums under masks
 
 #: What an order can ask for under ``protection``, and whether it does.
 PROTECTION: dict[str, Callable[[FederationConfig], bool]] = {
     "validate": lambda config: True,  # always on: nothing that is not finite leaves the plant
     "record-privacy": lambda config: config.privacy.unit == "record",
     "plant-privacy": lambda config: config.privacy.unit == "plant",
-    "secure-aggregation": lambda config: config.secure_aggregation.enabled,
+    SECURE: lambda config: config.secure_aggregation.enabled,
 }
 
 

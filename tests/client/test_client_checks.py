@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,21 @@ import pytest
 
 from client.console import checks, fitness
 from client.console.checks import Plant, State
+from client.desk.ledger import Ledger
+from client.desk.peers import Peers
+from client.identity import CERTIFICATE, KEY
 from client.joining.reach import Contact
 from client.layout import account, keep
 from client.link.zones import readable
-from common.config import CentreSection, FederationConfig, LinkSection, PolicySection
+from common.config import (
+    CentreSection,
+    FederationConfig,
+    LinkSection,
+    PolicySection,
+    SecureAggregationConfig,
+)
 from common.errors import ConfigError
+from common.signing import Signer
 
 Joined = Callable[..., Path]
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).astimezone()
@@ -157,10 +168,58 @@ def test_the_clock(ahead: float | None, state: State, says: str) -> None:
 def test_a_centre_that_does_not_answer(joined: Joined) -> None:
     places = CentreSection(federation="acme", fleet="localhost:1", enrolment="")
     found = {one.name: one for one in checks.checks(opened(joined(centre=places)))}
-    assert list(found) == ["identity", "link", "policy", "disk", "clock", "fleet", "enrolment"]
+    names = ["identity", "link", "policy", "sums", "disk", "clock", "fleet", "enrolment"]
+    assert list(found) == names
     assert found["fleet"].state is found["enrolment"].state is State.FAIL
     assert found["fleet"].says == "localhost:1: connection refused"
     assert "must be host:port" in found["enrolment"].says
+
+
+def test_sums_that_nobody_asks_for(joined: Joined) -> None:
+    found = checks.sums(opened(joined()))
+    assert (found.state, found.do) == (State.SKIP, "")
+
+
+def test_whom_a_plant_sums_with_and_what_is_missing(joined: Joined) -> None:
+    folder = joined()
+    secure = SecureAggregationConfig(enabled=True)
+    plant = change(folder, min_plants=3, secure_aggregation=secure)
+    found = checks.sums(plant)
+    assert found.state is State.FAIL
+    assert found.says.startswith("sums with nobody, at least 3 plants a sum: 2 more must be accept")
+    peers = Peers(ledger=Ledger(folder))
+    peers.ledger.prepare()
+    peers.wait("ab" * 32, "elm")
+    assert "with the engineers of elm; transferline-plant peers" in checks.sums(plant).do
+    peers.accept("ab" * 32)
+    peers.accept("cd" * 32)
+    found = checks.sums(plant)
+    assert found.says.startswith("sums with cdcdcdcd, elm, at least 3 plants")
+    assert (found.state, "in the clear" in found.says) == (State.WARN, True)
+    demanding = replace(
+        plant,
+        settings=plant.settings.model_copy(
+            update={"policy": PolicySection(protection=("secure-aggregation",))}
+        ),
+    )
+    assert checks.sums(demanding).state is State.OK
+    peers.wait("ef" * 32, "yew")
+    found = checks.sums(demanding)
+    assert (found.state, "yew turned up" in found.says) == (State.WARN, True)
+    # Four are known now: of five, four must be in a sum.
+    peers.accept("ef" * 32)
+    peers.accept("01" * 32, name="oak")
+    assert "at least 4 plants" in checks.sums(demanding).says
+
+
+def test_a_plant_does_not_count_itself_twice(joined: Joined) -> None:
+    folder = joined()
+    plant = change(folder, min_plants=3, secure_aggregation=SecureAggregationConfig(enabled=True))
+    peers = Peers(ledger=Ledger(folder))
+    peers.ledger.prepare()
+    own = Signer.open(folder / "identity" / KEY, folder / "identity" / CERTIFICATE).fingerprint
+    peers.accept(own, name="ash")
+    assert "sums with nobody" in checks.sums(plant).says
 
 
 def test_a_daemon_without_a_network_asks_nobody(joined: Joined) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from client.cli import app
 from client.desk.ledger import Ledger
+from client.desk.peers import Peers
 from client.personal import PersonalStore
 from common.errors import ConfigError, DataError, IdentityError, StateError
 
@@ -116,7 +117,18 @@ def test_check_of_a_plant_that_cannot_reach_its_centre(joined: Joined) -> None:
     assert "ok    data       2 classes (dark 14, light 14)" in done.stdout
     assert done.stdout.endswith("this plant cannot take part yet\n")
     told = json.loads(type_in("check", folder, "--json", code=1).stdout)
-    names = ["identity", "link", "policy", "disk", "clock", "fleet", "enrolment", "device", "data"]
+    names = [
+        "identity",
+        "link",
+        "policy",
+        "sums",
+        "disk",
+        "clock",
+        "fleet",
+        "enrolment",
+        "device",
+        "data",
+    ]
     assert [one["name"] for one in told["checks"]] == names
     assert {one["state"] for one in told["checks"]} <= {"ok", "warn", "fail", "skip"}
 
@@ -212,3 +224,22 @@ def test_up_serves_until_it_is_told_to_stop(joined: Joined, tmp_path: Path) -> N
         assert daemon.wait(30) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
     assert json.loads(type_in("status", folder, "--json", code=1).stdout)["daemon"] is None
+
+
+def test_peers_are_accepted_and_removed_by_hand(joined: Joined) -> None:
+    folder = joined()
+    own = json.loads(type_in("peers", folder, "--json").stdout)
+    assert (own["name"], len(own["fingerprint"]), own["peers"]) == ("ash", 64, [])
+    assert "nobody is accepted yet" in type_in("peers", folder).stdout
+    Peers(ledger=Ledger(folder)).wait("ab" * 32, "elm")
+    assert "elm, waiting" in type_in("peers", folder).stdout
+    said = type_in("peers", folder, "accept", "abababab", "--name", "Elm Street").stdout
+    assert f"accepted Elm Street {'ab' * 32}" in said
+    assert json.loads(type_in("peers", folder, "list", "--json").stdout)["peers"][0]["state"] == (
+        "accepted"
+    )
+    assert "no sum with it any more" in type_in("peers", folder, "remove", "abababab").stdout
+    with pytest.raises(ConfigError, match="must be on the list"):
+        type_in("peers", folder, "remove", "abababab")
+    assert type_in("peers", folder, "accept", code=2)
+    assert type_in("peers", folder, "list", "abababab", code=2)

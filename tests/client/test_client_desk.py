@@ -22,9 +22,12 @@ from common.config import FederationConfig, PolicySection
 from common.errors import IdentityError, UpdateError
 from common.orders import Kind, Order, Outcome, Release, Reply
 from common.pki import Role
+from common.secagg.messages import Call
+from common.secagg.transcript import SessionId
 from common.signing import open_seal
+from common.wire.messages import pack_call, unpack_said
 from common.wire.parts import Parts
-from common.wire.seals import open_reply
+from common.wire.seals import open_reply, seal_call
 
 OPEN = PolicySection(disk_free=0.0)
 
@@ -331,3 +334,40 @@ def test_a_ledger_that_cannot_be_written_gives_no_answer(
         path.unlink()
     got = at.ask(order, release)
     assert (got.outcome, got.reason, got.payload) == (Outcome.FAILED, "state", None)
+
+
+# -- secure sums (`client.desk.sums` has tests of its own) -----------------------------------------
+
+
+def test_an_order_to_sum_without_terms_is_declined_before_training(
+    line: Callable[..., Line], order: Order, release: Release
+) -> None:
+    at = line()
+    sums = order.config.secure_aggregation.model_copy(update={"enabled": True})
+    config = order.config.model_copy(update={"secure_aggregation": sums, "min_plants": 3})
+    reply = at.ask(replace(order, config=config), release)
+    assert (reply.outcome, reply.payload) == (Outcome.DECLINED, None)
+    assert "terms of a secure sum" in reply.reason
+
+
+def test_a_plant_that_demands_sums_declines_an_order_in_the_clear(
+    line: Callable[..., Line], order: Order, release: Release
+) -> None:
+    reply = line(protection=("secure-aggregation",)).ask(order, release)
+    assert reply.outcome is Outcome.DECLINED
+    assert reply.reason.startswith("protection must include secure-aggregation")
+
+
+def test_a_call_counts_only_from_the_centre_and_for_this_plant(line: Callable[..., Line]) -> None:
+    at = line()
+    sid = SessionId(federation="acme", run="r", round=1, attempt=0)
+    parts = pack_call(Call(hello=sid))
+    signer = at.centre.release
+    with pytest.raises(IdentityError, match="another plant"):
+        at.desk.call(seal_call(parts, plant="elm", signer=signer))
+    with pytest.raises(IdentityError):
+        at.desk.call(parts)
+    sealed = seal_call(parts, plant="ash", signer=signer)
+    with pytest.raises(IdentityError, match="altered"):
+        at.desk.call(replace(sealed, head=sealed.head.replace('"r', '"s')))
+    assert unpack_said(at.desk.call(sealed)).advert

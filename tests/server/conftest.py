@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.config import FederationConfig
+from common.forms import Turn, form_of
 from common.orders import Kind, Order, Outcome, Release, Reply
 from common.pki import Authority, Role, Trust
 from common.signing import Signer
@@ -69,13 +70,15 @@ class Plants:
         target = float(seed[0]) / 255
         delta = 0.5 * (target - schema.flatten(values)) + 0.01 * draws.normal(size=schema.size)
         trains = order.kind is Kind.TRAIN
+        turn = Turn(run=order.run, round=order.round)
+        form = form_of(order.config.update, schema=schema, turn=turn)
         reply = Reply(
             plant=plant,
             run=order.run,
             round=order.round,
             release=order.release,
             outcome=Outcome.DONE,
-            payload=delta.astype("<f4").tobytes() if trains else None,
+            payload=form.encode(delta.astype(np.float32)) if trains else None,
             schema=schema.digest if trains else "",
             weight=1 + seed[1] if trains else 0,
             scores={"incoming": {"balanced_accuracy": seed[2] / 255}},

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import ConfigError
+from common.forms import Turn, linear_of
 from common.secagg.encoding import Encoding, Packer, decode
 from common.secagg.masks import add_masks
 from server.releases import Releases
@@ -74,10 +75,12 @@ class Run:
             add_masks(words, fill=Packer(vector, weight=reply.weight, encoding=encoding).fill)
             total = words if total is None else total + words
         summed = decode(total, encoding=encoding, survivors=len(plants))
-        mean = (summed.vector / summed.weight).astype(np.float32)
         expected = before.vector.copy()
         values = before.schema.unflatten(expected)
         schema = before.schema.subset(frozenset({"backbone.a", "backbone.b"}))
+        turn = Turn(run="run", round=number)
+        form = linear_of(self.centre.config.update, schema=schema, turn=turn)
+        mean = form.lift((summed.vector / summed.weight).astype(np.float32))
         for name, change in schema.unflatten(mean).items():
             values[name] += change
         assert np.array_equal(after.vector, expected)
@@ -116,6 +119,14 @@ def test_the_order_of_arrival_changes_no_bit(run: Callable[..., Run]) -> None:
     found.plants.inner.order_of_arrival = lambda names: names[::-1]
     found.hold()
     found.check_sum(3, NAMES, cohort=5)
+
+
+def test_common_coordinates_are_summed_alone(run: Callable[..., Run]) -> None:
+    found = run()
+    found.configure(update={"form": "coordinates", "share": 0.25, "values": "fp32"})
+    found.hold()
+    for number in (1, 2, 3):
+        found.check_sum(number, NAMES, cohort=5)
 
 
 @pytest.mark.parametrize("fault", ["kills", "silences"])

@@ -6,28 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from common.config import FederationConfig
-from common.forms import Turn, linear_of
-from common.orders import Kind, Order, Release, Reply
-from common.secagg.encoding import Encoding, Packer, decode
-from common.secagg.masks import add_masks
+from common.orders import Order, Release, Reply
 from common.secagg.messages import Call, Said
-from common.update import Vector
-from server import federation
 from server.chain import Place
 from server.federation import Federation
-from server.gathering import Asking, Fleet, Plain, collect
 from server.releases import Releases
 from server.seals import papers_of
 from server.state.store import history
-from server.summing.one_sum import SumMean
-from server.tally import Tally
 from simulation.desks import PKI
 from simulation.local import LocalFleet
 from simulation.prepare import Prepared, prepare
+from simulation.unmasked import unmasked
 from simulation.workers import Workers
 
 
@@ -128,10 +120,10 @@ def secure(small_config: FederationConfig) -> FederationConfig:
 def trial(
     tmp_path: Path, small_plants: Path, secure: FederationConfig
 ) -> Iterator[Callable[..., Trial]]:
-    """Return ``trial(plants=4, workers=1, name="out", **changes)``."""
+    """Return ``trial(plants=3, workers=1, name="out", **changes)``."""
     opened: list[Workers] = []
 
-    def make(*, plants: int = 4, workers: int = 1, name: str = "out", **changes: Any) -> Trial:
+    def make(*, plants: int = 3, workers: int = 1, name: str = "out", **changes: Any) -> Trial:
         pool = Workers(workers)
         opened.append(pool)
         config = secure.model_copy(update=changes)
@@ -142,53 +134,13 @@ def trial(
         pool.__exit__(None, None, None)
 
 
-class Quantised(Plain):
-    """The plain sum of the same fixed-point numbers: no masks, no keys, each update is seen."""
-
-    def hold(self, asking: Asking) -> Tally:
-        if asking.order.kind is not Kind.TRAIN:
-            return super().hold(asking)
-        settings = self.config.secure_aggregation
-        turn = Turn(run=asking.order.run, round=asking.order.round)
-        form = linear_of(self.config.update, schema=asking.schema, turn=turn)
-        encoding = Encoding(
-            size=form.kept,
-            bits=settings.bits,
-            bound=settings.bound,
-            max_weight=self.config.server.max_weight,
-            plants=len(asking.order.cohort),
-        )
-        total = np.zeros(encoding.words, np.uint64)
-
-        def count(reply: Reply, update: Vector | None) -> int:
-            assert update is not None
-            words = np.empty(encoding.words, np.uint64)
-            packer = Packer(form.project(update), weight=reply.weight, encoding=encoding)
-            add_masks(words, fill=packer.fill)
-            np.add(total, words, out=total)
-            return reply.weight
-
-        tally = Tally(
-            asking.order, asking.release, schema=asking.schema, config=self.config, count=count
-        )
-        collect(self.fleet.ask(asking.order, asking.release), into=tally, asking=asking)
-        summed = decode(total, encoding=encoding, survivors=len(tally.done))
-        tally.mean = SumMean(total=summed, form=form)
-        return tally
-
-
-def quantised(config: FederationConfig, *, fleet: Fleet, **_: Any) -> Quantised:
-    return Quantised(fleet=fleet, config=config)
-
-
 def test_a_secure_run_gives_bit_for_bit_the_releases_of_a_plain_one(
-    trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+    trial: Callable[..., Trial],
 ) -> None:
-    secure = trial(name="secure", workers=2)
+    secure = trial(name="secure")
     last = secure.open().run()
     plain = trial(name="plain")
-    with monkeypatch.context() as patch:
-        patch.setattr(federation, "gathering_for", quantised)
+    with unmasked():
         plain.open().run()
     assert last.number == 2
     assert secure.hashes() == plain.hashes()
@@ -199,6 +151,7 @@ def test_a_secure_run_gives_bit_for_bit_the_releases_of_a_plain_one(
 def test_the_centre_sees_no_update_and_no_weight(trial: Callable[..., Trial]) -> None:
     seen: list[Reply] = []
     made = trial(rounds=1)
+    assert any("plants accept each other" in said for said in made.prepared.warnings)
 
     class Watched(Faults):
         def ask(self, *asked: Any, **how: Any) -> Iterator[Reply]:
@@ -208,7 +161,7 @@ def test_the_centre_sees_no_update_and_no_weight(trial: Callable[..., Trial]) ->
 
     made.open(Watched(made.fleet.fleet)).run()
     masked = [reply for reply in seen if reply.payload is not None]
-    assert len(masked) == 4
+    assert len(masked) == 3
     assert all(reply.beside and reply.weight == 0 for reply in masked)
     row = history(made.home)[0]
     assert {reply["weight"] for reply in row["replies"].values()} == {0}
