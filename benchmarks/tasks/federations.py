@@ -54,11 +54,14 @@ def figure(span: Interval) -> list[float]:
 
 
 def table(
-    plants: Mapping[str, Mapping[str, Mapping[str, Any]]], *, score: str, factor: float = 1.0
+    plants: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    *,
+    score: str,
+    factor: float = 1.0,
+    digits: int = 2,
 ) -> str:
     """Return a row a variant and a column a plant, with 95 % intervals, and the mean."""
     names = list(plants)
-    digits = 1 if factor == 100 else 2
     rows = [["", *names, "mean"], ["---"] * (len(names) + 2)]
     for variant in next(iter(plants.values())):
         spans = [plants[name][variant][score] for name in names]
