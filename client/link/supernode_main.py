@@ -6,6 +6,10 @@ that it has started for it. That one's reply is then taken for the next message'
 each reply is sent one message too late, and the plant misses every round until its SuperNode is
 started anew. Here replies that are there are sent whenever no message comes.
 
+Its heartbeat is a thread that ends for good at the first answer that it does not expect, such as
+that of a centre whose disk is full. From there on the plant is away for the centre, though it takes
+orders. Here the thread goes on, and a SuperNode that the centre does not know ends, to start anew.
+
 And it waits on the clock: 3 s between two questions for a message, 0.5 s between two looks for the
 reply in its own memory, and 1, 2, 4 s and more when a piece of a message is not there yet, which is
 so whenever it asks early. Here the first depends on how long nothing has come: where rounds are
@@ -14,12 +18,17 @@ quick it asks often, and a plant that has waited for minutes asks as rarely as F
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
-from flwr.supernode import start_client_internal
+from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
@@ -33,6 +42,9 @@ LOCAL = 0.05  #: seconds between two looks at SuperNode's own memory
 PIECE = {"initial_backoff": 0.1, "backoff_cap": 1.0, "max_tries_per_object": 10_000}
 
 Pull = Callable[..., int | None]
+Beat = Callable[[], bool]
+
+log = logging.getLogger(__name__)
 
 
 def has_reply(state: InMemoryNodeState) -> bool:
@@ -68,6 +80,22 @@ def delivering(
     return pulled
 
 
+def lasting(beat: Beat) -> Beat:
+    """Return a heartbeat that is tried again whatever the centre answers."""
+
+    def beaten() -> bool:
+        try:
+            return beat()
+        except httpx.HTTPError as error:
+            log.warning("no heartbeat: %s", error)
+        except RuntimeError as error:  # the centre does not know this node
+            log.warning("%s", error)
+            os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    return beaten
+
+
 class Clock:
     """The module ``time`` for SuperNode's loop, whose only sleep left is that for a reply."""
 
@@ -87,6 +115,9 @@ def mend() -> None:
     assert defaults.keys() >= PIECE.keys(), "another Flower"
     names["_pull_and_store_message"] = delivering(names["_pull_and_store_message"])
     names["time"] = Clock()
+    connection = vars(fleet_http_connection)
+    assert connection.get("HeartbeatSender") is HeartbeatSender, "another Flower"
+    connection["HeartbeatSender"] = lambda beat: HeartbeatSender(lasting(beat))
     defaults.update(PIECE)
 
 

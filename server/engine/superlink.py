@@ -12,19 +12,24 @@ rest, with longer and longer pauses, and meanwhile takes no other: a plant on a 
 up all others until the round is over. Here a reply is handed out once it is all there, or once its
 upload has stood still for three minutes, which is then told as an error.
 
+*Later*: a full disk or a locked database is "try again" (503), which every part of Flower does. Its
+own answer (500) ends the thread of a SuperNode that says that it lives, and loses replies.
+
 *Closed*: connections must show the inner key (`server.engine.inner`), where there is an edge.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+from fastapi import HTTPException, Request, Response, status
 from flwr.app import Message
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.corestate import sql_corestate
@@ -40,6 +45,7 @@ from flwr.supercore.state.schema.linkstate_models import MessageRes
 from flwr.superlink import config_loader
 from flwr.superlink.routers.fleet import node_auth
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from common.home import VARIABLE
 from common.pki import TOLERANCE
@@ -50,7 +56,13 @@ PATIENCE = 120  #: seconds
 TAKE = "get_message_res"  #: of Flower's state: what hands replies out
 OBJECTS = "objects"  #: folder of the centre's, for pieces on their way
 
+TRANSLATOR = "http_error_translator"  #: of Flower's application: turns errors into answers
+
 Take = Callable[[SqlLinkState, set[str], int], list[Message]]
+Next = Callable[[Request], Awaitable[Response]]
+Translate = Callable[[Request, Next], Awaitable[Response]]
+
+log = logging.getLogger(__name__)
 
 
 def whole(take: Take) -> Take:
@@ -96,6 +108,22 @@ def store_in(folder: Path) -> type[ObjectStoreFactory]:
     return Factory
 
 
+def later(translate: Translate) -> Translate:
+    """Return a way to answer requests that asks for patience where the disk is in the way."""
+
+    async def answered(request: Request, call: Next) -> Response:
+        async def called(request: Request) -> Response:
+            try:
+                return await call(request)
+            except (OperationalError, OSError) as error:
+                log.warning("%s: %s", request.url.path, " ".join(str(error).split())[:200])
+                raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE) from error
+
+        return await translate(request, called)
+
+    return answered
+
+
 def close(names: dict[str, object], key: inner.Inner) -> None:
     """Let the web server of SuperLink's module take only who shows the inner key."""
     uvicorn = names["uvicorn"]
@@ -119,6 +147,8 @@ def main() -> None:
     _set(vars(node_auth), "SYSTEM_TIME_TOLERANCE", int(TOLERANCE.total_seconds()))
     _set(vars(node_auth), "TIMESTAMP_TOLERANCE", int(TOLERANCE.total_seconds()))
     _set(vars(config_loader), "ObjectStoreFactory", store_in(Path(os.environ[VARIABLE]) / OBJECTS))
+    names = vars(importlib.import_module("flwr.superlink.main"))
+    _set(names, TRANSLATOR, later(names[TRANSLATOR]))
     setattr(SqlLinkState, TAKE, whole(getattr(SqlLinkState, TAKE)))
     # The package has a function of the module's name.
     module = importlib.import_module("flwr.superlink.cli.flower_superlink")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
+import httpx
 import pytest
 from flwr.app import Message, RecordDict
+from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.supernode import start_client_internal
+from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from client.link.supernode_main import (
@@ -21,6 +25,7 @@ from client.link.supernode_main import (
     SLOW,
     delivering,
     has_reply,
+    lasting,
     mend,
 )
 
@@ -91,7 +96,11 @@ def test_what_is_replaced_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(start_client_internal, name, names[name])
     for name in PIECE:
         monkeypatch.setitem(defaults, name, defaults[name])
+    monkeypatch.setattr(fleet_http_connection, "HeartbeatSender", HeartbeatSender)
     mend()
+    sender = fleet_http_connection.HeartbeatSender(lambda: True)
+    assert isinstance(sender, HeartbeatSender)
+    assert sender.heartbeat_fn()
     assert defaults["initial_backoff"] == PIECE["initial_backoff"]
     started = time.monotonic()
     names["time"].sleep(3.0)
@@ -116,3 +125,38 @@ def test_a_piece_that_is_not_there_yet_is_asked_for_again_soon(
 
     assert pull_objects(["a"], pull) == {"a": b"piece"}
     assert asked[-1] - asked[0] < 1.0
+
+
+def answer(status: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "https://centre")
+    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status))
+
+
+def test_a_heartbeat_outlives_whatever_the_centre_answers() -> None:
+    said: list[Exception] = [answer(500), httpx.ReadTimeout("late")]
+
+    def beat() -> bool:
+        if said:
+            raise said.pop(0)
+        return True
+
+    sender = HeartbeatSender(lasting(beat))
+    sender._retry_invoker.wait_function = lambda seconds: None
+    sender.start()
+    end = time.monotonic() + 10.0
+    while said and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not said
+    assert sender.is_running
+    sender.stop()
+
+
+def test_a_node_that_the_centre_does_not_know_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+
+    def beat() -> bool:
+        raise RuntimeError("The SuperLink does not recognize this SuperNode.")
+
+    assert not lasting(beat)()
+    assert sent == [(os.getpid(), signal.SIGINT)]

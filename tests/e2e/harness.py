@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ import psutil
 from tests.e2e.processes import Started, environment, free_port, line, name, wait_for
 from tests.e2e.proxy import Proxy
 
-START = 120.0  #: seconds for a centre to listen, on a busy machine
-JOIN = 120.0  #: seconds for a plant to be connected
-PATIENCE = 900.0  #: seconds for a run, faults included
+#: Seconds on a machine that others keep busy: for a command, for a centre to listen, for a plant to
+#: be connected, for a process to be there, and for a run, faults included.
+COMMAND = START = JOIN = KILL = 400.0
+PATIENCE = 900.0
 
 #: What a process of the tree has in its command line.
 PATTERNS = {
@@ -64,7 +65,7 @@ class Side:
         self.program = [sys.executable, "-m", module]
         self._up: Started | None = None
 
-    def command(self, *arguments: str, expect: int = 0, seconds: float = 120) -> str:
+    def command(self, *arguments: str, expect: int = 0, seconds: float = COMMAND) -> str:
         """Run a command and return its output; standard error goes into the message."""
         done = self.try_command(*arguments, seconds=seconds)
         said = f"{done.stdout}\n{done.stderr}"
@@ -73,7 +74,7 @@ class Side:
         return done.stdout
 
     def try_command(
-        self, *arguments: str, seconds: float = 120
+        self, *arguments: str, seconds: float = COMMAND
     ) -> subprocess.CompletedProcess[str]:
         """Run a command, whatever comes of it."""
         return subprocess.run(
@@ -119,7 +120,7 @@ class Side:
             return [p for p in found if name(p) == "bridge" or "superexec" not in line(p)]
         return found
 
-    def kill(self, role: str, *, seconds: float = 30) -> int:
+    def kill(self, role: str, *, seconds: float = KILL) -> int:
         """Kill a process of a role (SIGKILL), wait for its end, and return its pid.
 
         Raises
@@ -140,10 +141,20 @@ class Side:
             self._up.process.wait(10)
         return int(found[0].pid)
 
+    def kill_all(self) -> None:
+        """Kill all processes at once (SIGKILL), as when the power is cut."""
+        assert self._up is not None
+        found = self._up.tree()
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(found, timeout=20)
+        self._up.process.wait(20)
+
     def stop(self) -> int:
         """End ``up`` as systemd does and return its exit code."""
         assert self._up is not None
-        return self._up.terminate(seconds=60)
+        return self._up.terminate(seconds=120)
 
     def leftovers(self, *, seconds: float = 15) -> list[str]:
         """Return what of the tree is still there after some seconds; ``up`` has ended."""

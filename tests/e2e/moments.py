@@ -65,6 +65,6 @@ def committing(centre: Centre, number: int) -> Moment:
     return (centre.folder / "releases" / str(number) / "backbone.safetensors").exists
 
 
-def at(moment: Moment, *, what: str, seconds: float = 400) -> None:
+def at(moment: Moment, *, what: str, seconds: float = 1200) -> None:
     """Wait for a moment, to a hundredth of a second."""
     wait_for(moment, what=what, seconds=seconds, period=0.01)

@@ -19,7 +19,7 @@ from tests.e2e.moments import at, round_closed
 from tests.e2e.processes import wait_for
 
 NAMES = ("ash", "elm", "oak")
-ROUND = 900.0  #: seconds that a round may take in all, faults included
+ROUND = 1800.0  #: seconds that a round may take in all, faults included
 
 
 @dataclass

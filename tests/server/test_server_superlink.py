@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import secrets
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from fastapi import Request, Response
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.server.superlink.linkstate import LinkStateFactory
@@ -15,10 +18,12 @@ from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.corestate import sql_corestate
 from flwr.supercore.date import now
+from flwr.supercore.error import http_error_translator
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink import config_loader
 from flwr.superlink.federation import NoOpFederationManager
+from sqlalchemy.exc import OperationalError
 
 from server.engine import superlink
 from server.engine.objects import FileObjectStore
@@ -136,3 +141,23 @@ def test_one_whose_upload_stands_still_is_handed_out_and_then_an_error(
 def test_what_is_replaced_is_there() -> None:
     assert callable(vars(SqlLinkState)[superlink.TAKE])
     assert "ObjectStoreFactory" in vars(config_loader)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OperationalError("INSERT", {}, Exception("database or disk is full")), 503),
+        (OSError(errno.ENOSPC, "No space left on device"), 503),
+        (RuntimeError("something else"), 500),
+    ],
+)
+def test_a_full_disk_asks_for_patience_and_an_error_does_not(error: Exception, status: int) -> None:
+    request = Request({"type": "http", "path": "/v1/fleet/pull-messages", "headers": []})
+
+    async def call(request: Request) -> Response:
+        raise error
+
+    async def answered() -> Response:
+        return await superlink.later(http_error_translator)(request, call)
+
+    assert asyncio.run(answered()).status_code == status

@@ -100,7 +100,7 @@ def restart(plant: Plant, program: list[str]) -> None:
 
 
 def all_back(scene: Scene) -> str:
-    wait_connected(scene.centre, sorted(scene.plants), seconds=180)
+    wait_connected(scene.centre, sorted(scene.plants))
     return "all connected"
 
 

@@ -35,18 +35,19 @@ def newest(folder: Path, name: str) -> Path:
     return max(folder.glob(f"*/{name}"), key=lambda path: int(path.parent.name))
 
 
-def said(side: Side, since: int, *, seconds: float = 40) -> str:
+def said(side: Side, since: int, *, seconds: float = 240) -> str:
     """Return the last line with trouble that `up` has printed since, in so many seconds at most."""
     end = time.monotonic() + seconds
     words = ("damaged", "error", "malformed", "must be", "cannot")
     while time.monotonic() < end:
+        running = side.is_up()
         lines = [
             line
             for line in side.output()[since:].splitlines()
             if any(word in line for word in words)
         ]
-        if lines:
-            return lines[-1].strip()[:200]
+        if lines or not running:
+            return lines[-1].strip()[:200] if lines else "nothing was said"
         time.sleep(0.5)
     return "nothing was said"
 
@@ -61,7 +62,7 @@ def release(scene: Scene) -> str:
         verified = centre.try_command("releases", str(centre.folder), "verify")
         since = len(centre.output())
         centre.start()
-        heard = said(centre, since, seconds=90)
+        heard = said(centre, since)
         centre.stop()
     centre.up()
     return f"verify ends with {verified.returncode}: {verified.stderr.strip()[:160]}; up: {heard}"

@@ -40,7 +40,7 @@ order = Order(run=run, round=number, kind=Kind.TRAIN, release=release.hash,
               cohort=tuple(plants.split(",")), deadline=60.0, config=job.config)
 signer = Signer.open(centre / "pki/release.key", centre / "pki/release.pem")
 parts = seal_order(pack_order(order, release), order, signer=signer)
-reply = json.loads(answer("unix:" + socket, parts, seconds=60).head)["reply"]
+reply = json.loads(answer("unix:" + socket, parts, seconds=300).head)["reply"]
 print(reply["outcome"], reply["reason"])
 """
 
@@ -132,7 +132,7 @@ def replayed(scene: Scene) -> str:
         arguments = [str(centre.folder), scene.run, "1", str(plant.folder / "link/plant.sock")]
         done = subprocess.run(
             [sys.executable, "-c", REPLAY, *arguments, ",".join(sorted(scene.plants))],
-            capture_output=True, text=True, env=environment(), timeout=120, check=False,
+            capture_output=True, text=True, env=environment(), timeout=400, check=False,
         )  # fmt: skip
         said.append(last(done.stdout) or last(done.stderr))
         plant.kill("daemon")
@@ -167,7 +167,7 @@ def cut_log(scene: Scene) -> str:
 
 
 def back(scene: Scene) -> str:
-    wait_connected(scene.centre, sorted(scene.plants), seconds=180)
+    wait_connected(scene.centre, sorted(scene.plants))
     return json.dumps(scene.centre.connected())
 
 

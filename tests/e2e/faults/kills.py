@@ -59,7 +59,7 @@ def kill(side: str, role: str, stage: str) -> Case:
         moment = STAGES[stage](scene)
         at(moment, what=stage)
         target = scene.centre if side == "centre" else scene.plant
-        target.kill(role, seconds=60)
+        target.kill(role)
         if role == "daemon":
             target.start()
 

@@ -53,7 +53,7 @@ def broken_reply(scene: Scene) -> str | None:
     at(STAGES["reply filed"](scene), what="reply")
     resets = proxy.counts.resets
     proxy.cut_after(500_000)
-    wait_for(lambda: proxy.counts.resets > resets, what="cut in the reply", seconds=300)
+    wait_for(lambda: proxy.counts.resets > resets, what="cut in the reply", seconds=600)
     proxy.restore()
 
 
