@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at who is connected.
 POLL = 0.2
+RETURN = 300.0  #: seconds that a resumed round waits for those of its cohort beyond the quorum
 
 
 class Federation:
@@ -193,10 +194,12 @@ class Federation:
     def _gather(self, row: RoundRow) -> list[str] | None:
         """Wait for plants; return who of those asked is connected, None if the run is to stop.
 
-        A round that was begun before waits for its whole cohort, but goes on with the quorum.
+        A round that was begun before waits some minutes for its whole cohort, since plants find the
+        way back one by one after a restart of the centre; then it goes on with the quorum.
         """
         tenure = self._chain.tenure
-        until = self._clock() + self._config.round_deadline
+        started = self._clock()
+        until = started + self._config.round_deadline
         told = -1
         while not tenure.to_stop():
             here, standing = set(self._fleet.plants()), tenure.standing()
@@ -206,6 +209,8 @@ class Federation:
             connected = sorted(asked & here)
             wanted = len(asked) if row.cohort else self._needed(row)
             left = until - self._clock()
+            if self._clock() - started >= RETURN:
+                wanted = min(wanted, self._needed(row))
             if len(connected) >= wanted or left <= 0:
                 return connected
             if len(connected) != told:

@@ -9,7 +9,8 @@ can; in another zone it is started with the folder ``link/`` alone::
 Covered: code that a server ships runs as the link's user, who has this folder and the daemon's
 socket, no other right, no further group, no way to gain one, and nothing of the environment of
 `up`. A SuperNode that ends, hangs on its way out or is killed is started again; one that the centre
-has cut off is left until ``link.key`` is another, and tried now and then.
+has cut off is left until ``link.key`` is another, and tried now and then; one whose daemon is gone
+signs off until it is back (`client.link.presence`).
 
 Not covered: what that user may read elsewhere on the machine, and its network. A unit or a
 container closes both (``deploy/``). With one user for link and daemon nothing is covered: for
@@ -48,6 +49,7 @@ from client.link.files import (
     read_settings,
     write_status,
 )
+from client.link.presence import Presence
 from client.link.supernode import State
 from common.errors import ConfigError, EngineError, IdentityError, TransferlineError
 from common.files import write_atomic
@@ -157,6 +159,9 @@ class Link:
         self._status = LinkStatus(state="", since="")
         self._marks: tuple[bytes, ...] = ()
         self._tried = 0.0
+        self._alone = False
+        address = os.environ.get(VARIABLE) or self._settings.daemon
+        self._presence = Presence(address, folder=self._folder)
 
     def stop(self, *_: object) -> None:
         """Make `run` return; may be called from a signal handler."""
@@ -169,10 +174,12 @@ class Link:
         supernode.write_scripts(self._folder)
         carrier = threading.Thread(target=self._renewals, name="renewals", daemon=True)
         carrier.start()
+        self._presence.start()
         with Supervisor(self._changed) as supervisor:
             self._start(supervisor)
             while not self._stop.wait(LOOK):
                 self._look(supervisor, now=time.monotonic())
+        self._presence.stop()
         self._say(State.STOPPED, restarts=self._status.restarts)
 
     def _start(self, supervisor: Supervisor) -> None:
@@ -185,6 +192,10 @@ class Link:
 
     def _look(self, supervisor: Supervisor, *, now: float) -> None:
         """Say what has changed, and do what follows from it."""
+        if self._alone != self._presence.gone:
+            self._change(supervisor)
+        if self._alone:
+            return
         state = self._reading.look(now)
         running = supervisor.states().get(supernode.NAME)
         self._say(state, restarts=running.restarts if running else self._status.restarts)
@@ -196,6 +207,16 @@ class Link:
             self._start(supervisor)
         elif running is not None and state is State.REVOKED and self._reading.heard:
             supervisor.stop(supernode.NAME)
+
+    def _change(self, supervisor: Supervisor) -> None:
+        """Sign off because the daemon is gone, or begin again because it is back."""
+        self._alone = not self._alone
+        if self._alone:
+            supervisor.stop(supernode.NAME)
+            self._reading = supernode.Reading(self._folder / LOG)
+            self._say(State.ALONE, restarts=self._status.restarts)
+        else:
+            self._start(supervisor)
 
     def _identity(self) -> tuple[bytes, ...]:
         """Return what SuperNode reads when it starts: with another key or CA it starts anew."""
@@ -241,6 +262,7 @@ SAID = {
     State.CONNECTING: "connecting to {}",
     State.CONNECTED: "connected to {}",
     State.REFUSED: "refused by {}; normal for a minute after a crash, trying on",
+    State.ALONE: "signed off from {}: the plant's daemon does not answer; see its log, or start it",
     State.REVOKED: "cut off by {}: this plant is revoked; ask the operator to readmit it, then "
     "join again with the new token",
 }

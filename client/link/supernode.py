@@ -62,6 +62,7 @@ class State(StrEnum):
     REFUSED = "refused"  #: not connected, which may pass
     REVOKED = "revoked"
     STOPPED = "stopped"
+    ALONE = "without daemon"  #: signed off, because the plant's daemon does not answer
 
 
 class Reading:

@@ -22,6 +22,7 @@ from client.daemon import Daemon
 from client.joining.enrolment import join
 from client.layout import Account
 from client.link import link as linked
+from client.link import presence
 from client.link.files import LinkStatus, hand_settings, read_settings, read_status, write_status
 from client.link.link import Link, link_folder, link_program, renew
 from common.config import PlantConfig
@@ -159,6 +160,35 @@ def test_a_killed_link_signs_its_node_off_when_it_is_back(folder: Path) -> None:
     with run(Link(folder)):
         until(lambda: starts(folder) == 1)
     assert "node 42 is not signed off: " in (folder / "supernode.log").read_text()
+
+
+def test_it_signs_off_while_the_daemon_is_silent_and_comes_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = False
+
+    class Daemon:
+        def __init__(self, address: str, *, folder: Path) -> None: ...
+        def __enter__(self) -> Daemon:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+        def describe(self) -> None:
+            if not answers:
+                raise EngineError("daemon must be running")
+
+    monkeypatch.setattr(presence, "PlantClient", Daemon)
+    monkeypatch.setattr(presence, "PERIOD", 0.05)
+    monkeypatch.setattr(presence, "SILENT", 1.0)
+    with run(Link(folder)):
+        until(lambda: state(folder) == "connected")
+        until(lambda: state(folder) == "without daemon")
+        before = starts(folder)
+        time.sleep(0.5)
+        assert starts(folder) == before
+        answers = True
+        until(lambda: state(folder) == "connected")
+        assert starts(folder) == before + 1
 
 
 def test_another_ca_starts_it_anew(folder: Path) -> None:

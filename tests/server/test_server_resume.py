@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session
 from common.errors import StateError
 from common.orders import Release
 from common.update import Schema
-from server.events import RoundClosed
+from server import federation as loop
+from server.events import RoundClosed, Waiting
 from server.releases import Releases
 from server.state.store import Store, history
 
@@ -200,6 +201,27 @@ def test_a_cohort_that_was_asked_is_asked_again(centre: Any, make_plants: Any) -
     centre.open().run()
     assert len(history(centre.home)[1]["replies"]) == 3
     assert len(history(centre.home)[2]["replies"]) == 4
+
+
+def test_a_resumed_round_does_not_wait_for_ever_for_a_plant_that_died_too(
+    centre: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    centre.configure(rounds=1, round_deadline=3600.0, min_plants=2)
+    monkeypatch.setattr(loop, "RETURN", 0.3)
+
+    def die(name: str, order: Any) -> None:
+        raise Killed
+
+    centre.plants.before = die
+    with pytest.raises(Killed):
+        centre.open().run()
+    centre.plants.before = lambda name, order: None
+    centre.plants.names = ("ash", "elm")
+    centre.open().run()
+    assert Waiting(round=1, connected=2, needed=3) in centre.events
+    first = history(centre.home)[0]
+    assert first["outcome"] == "committed"
+    assert first["replies"]["oak"]["outcome"] != "done"
 
 
 def test_a_finished_run_is_not_held_again(centre: Any, undisturbed: str) -> None:
