@@ -255,9 +255,17 @@ class Federation:
             schema=self._chain.schema,
             standing=standing,
             takes_part=lambda plant: self._takes_part(plant, standing),
+            following=lambda: self._following(row.number, standing),
             tell=lambda plant, said, seconds: self._tell(row.number, plant, said, seconds),
         )
         return self._gathering.hold(asking)
+
+    def _following(self, number: int, standing: Mapping[str, str]) -> list[str]:
+        """Return whom the round after this one would ask, if it began now."""
+        if number >= self._config.rounds:
+            return []
+        here = [plant for plant in self._fleet.plants() if not standing or standing.get(plant)]
+        return self._cohort(number + 1, Kind.TRAIN, here)
 
     def _takes_part(self, plant: str, standing: Mapping[str, str]) -> bool:
         """Whether a plant takes part, by the same key as when it was asked."""

@@ -8,7 +8,7 @@ under masks and sees none.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -61,6 +61,7 @@ class Asking:
     standing : by plant, the fingerprint of the identity that it takes part with ("" if revoked);
         empty where nobody is enrolled, as in simulation.
     takes_part : whether a plant still takes part, by that identity.
+    following : says whom the next round would ask, if those who are connected now stay so.
     tell : told (plant, (outcome, reason), seconds since the order went out) as replies arrive.
     """
 
@@ -69,6 +70,7 @@ class Asking:
     schema: Schema
     standing: Mapping[str, str] = field(default_factory=dict)
     takes_part: Callable[[str], bool] = lambda plant: True
+    following: Callable[[], Collection[str]] = tuple
     tell: Callable[[str, tuple[str, str], float], None] = lambda plant, said, seconds: None
 
 

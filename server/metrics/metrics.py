@@ -60,6 +60,9 @@ ZEROS: dict[Family, tuple[tuple[str, ...], ...]] = {
     m.REFUSED: tuple((reason,) for reason in m.REASONS),
 }
 
+#: Counters by plant alone that an alert watches: each known plant begins at zero.
+ZEROS_BY_PLANT = (m.SUM_DROPOUTS, m.SUM_LIARS)
+
 
 class Process(Protocol):
     """What a supervisor says of a program (`common.supervise.Status`)."""
@@ -134,9 +137,10 @@ class CentreMetrics(Collector):
 
     def _put_totals(self, sheet: Sheet, labels: Mapping[str, str]) -> None:
         totals = self._totals
-        for family in (*ZEROS, *(totals.sums.keys() - ZEROS.keys())):
-            # From zero: an increase is not seen in a series that begins with the event.
-            merged: Sums = dict.fromkeys(ZEROS.get(family, ()), 0)
+        # From zero: an increase is not seen in a series that begins with the event.
+        zeros = ZEROS | dict.fromkeys(ZEROS_BY_PLANT, tuple((one,) for one in labels.values()))
+        for family in (*zeros, *(totals.sums.keys() - zeros.keys())):
+            merged: Sums = dict.fromkeys(zeros.get(family, ()), 0)
             for values, value in totals.sums.get(family, {}).items():
                 to = (labels[values[0]], *values[1:]) if "plant" in family.labels else values
                 merged[to] = merged.get(to, 0) + value

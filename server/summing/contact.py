@@ -37,9 +37,10 @@ class Contact:
         self.exchanges = 0
         self.lost: dict[str, str] = {}
 
-    def connected(self) -> set[str]:
-        """Return the plants that are there now and take part."""
-        return {plant for plant in self._fleet.plants() if self.asking.takes_part(plant)}
+    def following(self) -> set[str]:
+        """Return the plants that the next round would ask and that take part."""
+        asked = self.asking.following()
+        return {plant for plant in asked if self.asking.takes_part(plant)}
 
     def order(self, beside: Mapping[str, Beside]) -> Iterator[Reply]:
         """Send the order, to each plant what goes beside it, and return replies as they arrive."""

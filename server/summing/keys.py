@@ -2,7 +2,7 @@
 
 In the steady state both ride on the messages of the round before, and a session is ready when its
 round begins. Two exchanges of their own come first where none is: in the first round, after a
-restart of the centre or a round that was broken off, and when the cohort is another.
+restart of the centre or a round that was broken off, and when the cohort is another than expected.
 
 A number of attempt is stored before it is used, so that no session is ever held twice, whoever is
 killed when.

@@ -137,11 +137,12 @@ class Sum:
 
     def _collect(self, centre: Coordinator, terms: Terms, tally: Tally) -> None:
         """Send the order with each plant's ciphertexts, and add what comes."""
+        following = self._contact.following() if self._next else set()
         beside = {
             plant: Beside(
                 terms=terms.text,
                 boxes=dict(centre.boxes_for(one)),
-                hello=self._next.sid if self._next else None,
+                hello=self._next.sid if self._next and plant in following else None,
                 life=self._contact.life,
             )
             for plant, one in zip(names(centre, centre.cohort), centre.cohort, strict=True)
@@ -173,7 +174,7 @@ class Sum:
         """If somebody dropped out, let the others sign who is left; greet who is new meanwhile."""
         life, calls = self._contact.life, {}
         if self._next is not None:
-            new = sorted(self._contact.connected() - self._next.adverts.keys())
+            new = sorted(self._contact.following() - self._next.adverts.keys())
             calls = {plant: Call(hello=self._next.sid, life=life) for plant in new}
         survivors = names(centre, centre.survivors)
         if centre.dropped:

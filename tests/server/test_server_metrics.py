@@ -408,6 +408,7 @@ def test_secure_sums_tell_dropouts_liars_and_where_they_were_broken_off(bare: Ce
     assert said["secure_sums_total{end=set-up}"] == 0
     assert said["secure_sum_dropouts_total{plant=elm}"] == 2
     assert said["secure_sum_wrong_shares_total{plant=oak}"] == 1
+    assert said["secure_sum_wrong_shares_total{plant=elm}"] == 0  # the first lie is an increase
     assert said["secure_sum_clipped_values_total"] == 7
     assert said["skipped_rounds_total{reason=sum}"] == 1
 

@@ -129,6 +129,22 @@ def test_common_coordinates_are_summed_alone(run: Callable[..., Run]) -> None:
         found.check_sum(number, NAMES, cohort=5)
 
 
+def test_a_cohort_by_lot_has_its_keys_ready(run: Callable[..., Run]) -> None:
+    found = run()
+    found.configure(fraction=0.8, rounds=5, seed=1)
+    found.hold()
+    cohorts = [sorted(found.rounds[number]["replies"]) for number in range(1, 6)]
+    assert {len(cohort) for cohort in cohorts} == {4}
+    # Who was not asked in a round and is in the next is greeted before the sum is opened.
+    expected = ["hello", "setup"]
+    for cohort, following in zip(cohorts, [*cohorts[1:], []], strict=True):
+        expected += ["order", "hello", "unmask"] if set(following) - set(cohort) else STEADY
+    assert found.plants.exchanges == expected
+    assert expected.count("hello") > 1
+    for number, cohort in enumerate(cohorts, 1):
+        found.check_sum(number, cohort, cohort=4)
+
+
 @pytest.mark.parametrize("fault", ["kills", "silences"])
 @pytest.mark.parametrize("stage", ["order", "confirm", "unmask"])
 def test_one_of_five_may_be_lost_at_any_stage(
