@@ -20,32 +20,30 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from client.desk.contributions import Contributions
-from client.desk.ledger import Answer, Ledger
+from client.desk.ledger import Ledger
 from client.desk.outbox import Outbox, order_digest
 from client.desk.peers import Peers
 from client.desk.policy import DAY, Situation, allow, seconds_allowed
+from client.desk.record import Job, Record
 from client.desk.spending import Spending
 from client.desk.sums import Sums, limits_of
 from client.desk.worker import StoppedError, Worker
 from client.identity import Identity
 from common.config import load_plant
 from common.errors import (
-    AggregationError,
     EngineError,
     PolicyError,
     StateError,
     TransferlineError,
     UpdateError,
 )
-from common.orders import Order, Outcome, Reply
+from common.orders import Order, Reply
 from common.secagg.member import Limits
-from common.tasks import told
 from common.wire.messages import pack_reply, pack_said, read_order, unpack_reply
 from common.wire.parts import Parts
 from common.wire.seals import open_call, open_order, seal_reply
@@ -58,31 +56,6 @@ COPIES = 4  #: an answer takes at most so many times the release's bytes on disk
 
 class ClosedError(EngineError):
     """The daemon is being stopped: the order is to be handed in again."""
-
-
-@dataclass(eq=False, kw_only=True)
-class Job:
-    """One order that is worked out, for all who ask for it.
-
-    Attributes
-    ----------
-    parts : the order as it came; None once it is not needed any more.
-    beside : what came with it for a secure sum; "" without one.
-    arrived : seconds on the monotonic clock.
-    seconds : that it may take from there on.
-    why : reason for which it is not to be worked out any more.
-    """
-
-    order: Order
-    digest: str
-    parts: Parts | None
-    beside: str
-    received: int
-    arrived: float
-    seconds: float
-    why: str = ""
-    reply: Reply | None = None
-    done: threading.Event = field(default_factory=threading.Event)
 
 
 class Desk:
@@ -126,6 +99,7 @@ class Desk:
             now=now,
             strangers=self._peers.wait,
         )
+        self._record = Record(plant=self._plant, ledger=ledger, sums=self._sums, now=now)
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -206,7 +180,7 @@ class Desk:
         try:
             return self._sums.mask(order, beside, reply)
         except TransferlineError as error:
-            return self._refusal(order, error)
+            return self._record.refusal(order, error)
 
     def _reply(
         self, order: Order, beside: str, parts: Parts, listening: Callable[[], bool]
@@ -247,7 +221,7 @@ class Desk:
             self._sums.examine(order, job.beside)
             if (kept := self._kept(order)) is not None:
                 known = self._ledger.digest_of(order.run, order.round, kind=str(order.kind))
-                return self._record(job, kept, repeated=known is not None)
+                return self._record.put(job, kept, repeated=known is not None)
             self._settings = load_plant(self._folder / "plant.toml")
             self._check(order, job.digest)
             allow(order, self._settings.policy, situation=self._situation(job.received))
@@ -255,7 +229,7 @@ class Desk:
                 raise PolicyError(why)
             job.seconds = seconds_allowed(order, self._settings.policy, now=self._now())
         except TransferlineError as error:
-            return self._record(job, self._refusal(order, error))
+            return self._record.put(job, self._record.refusal(order, error))
         return None
 
     def _kept(self, order: Order) -> Reply | None:
@@ -329,12 +303,12 @@ class Desk:
         except TransferlineError as error:
             if self._closed:
                 return
-            reply = self._refusal(job.order, error)
+            reply = self._record.refusal(job.order, error)
         finally:
             job.parts = None
             with self._lock:
                 self._current = None
-        reply = self._record(job, reply, facts={**facts, **self._state(None)})
+        reply = self._record.put(job, reply, facts={**facts, **self._state(None)})
         with self._lock:
             job.reply = reply
             del self._jobs[job.digest]
@@ -380,85 +354,3 @@ class Desk:
             "worker": {"pid": worker.pid, "starts": worker.starts, "killed": worker.killed},
             "disk": {"free": disk.free, "total": disk.total},
         }
-
-    def _record(
-        self,
-        job: Job,
-        reply: Reply,
-        *,
-        repeated: bool = False,
-        facts: dict[str, Any] | None = None,
-    ) -> Reply:
-        """Put an answer on record and in the log; one that cannot be recorded is not given."""
-        order, hidden = job.order, bool(job.beside) and reply.payload is not None
-        # Under masks the weight leaves the plant unseen.
-        head = (replace(reply, weight=0) if hidden else reply).head()
-        size = self._sums.size(job.beside) if hidden else len(reply.payload or b"")
-        entry = Answer(
-            at=self._now(),
-            run=order.run,
-            round=order.round,
-            kind=str(order.kind),
-            release=order.release,
-            digest=job.digest,
-            repeated=repeated,
-            outcome=str(reply.outcome),
-            reason=reply.reason,
-            head=head,
-            received=job.received,
-            sent=len(head) + size,
-            seconds=round(time.monotonic() - job.arrived, 3),
-        )
-        try:
-            if not self._told(entry):
-                self._ledger.add(entry, facts=facts)
-        except StateError as error:
-            return self._refusal(order, error)
-        _tell(entry, facts or {})
-        return reply
-
-    def _told(self, entry: Answer) -> bool:
-        """Whether the newest entry says the same refusal: who asks again and again adds nothing."""
-        last = self._ledger.last()
-        return (
-            entry.outcome == Outcome.DECLINED
-            and last is not None
-            and (last.digest, last.outcome, last.reason)
-            == (entry.digest, entry.outcome, entry.reason)
-        )
-
-    def _refusal(self, order: Order, error: TransferlineError) -> Reply:
-        """Return the answer that an error is: what the policy says in words, else a code."""
-        log.warning("round %d of %s: %s", order.round, order.run, error)
-        told = isinstance(error, PolicyError | StoppedError | AggregationError)
-        declined = isinstance(error, PolicyError | UpdateError | AggregationError)
-        return Reply(
-            plant=self._plant,
-            run=order.run,
-            round=order.round,
-            release=order.release,
-            outcome=Outcome.DECLINED if declined else Outcome.FAILED,
-            reason=_words(error) if told else error.code,
-        )
-
-
-def _words(error: TransferlineError) -> str:
-    """Return what the operator reads: of a sum with its code, by which the centre counts it."""
-    return f"{error.code}: {error}" if isinstance(error, AggregationError) else str(error)
-
-
-def _tell(entry: Answer, facts: dict[str, Any]) -> None:
-    """Write the round's line into the log."""
-    what = "answered again" if entry.repeated else entry.outcome
-    line = f"round {entry.round} of {entry.run}: {what} after {entry.seconds:.1f} s"
-    if training := facts.get("training"):
-        line += (
-            f", trained {training['seconds']:.1f} s at {training['images_per_second']:g} images/s"
-        )
-    stages = ("incoming", "trained", "tuned", "deployed")
-    found = {stage: told(entry.scores.get(stage, {})) for stage in stages}
-    shown = [f"{stage} {score[1]:.3f}" for stage, score in found.items() if score is not None]
-    if shown:
-        word = next(score[0].word for score in found.values() if score is not None)
-        line += f", {word} {', '.join(shown)}"
-    log.info("%s, sent %.1f MB", line, entry.sent / 1e6)

@@ -271,7 +271,7 @@ def test_the_policy_is_told_in_words_and_other_refusals_are_not(
     changed: Callable[..., FederationConfig],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, logger="client.desk.desk")
+    caplog.set_level(logging.INFO, logger="client.desk.record")
     at = line(minimum_cohort=5, methods=("fedbn",))
     reply = at.ask(order, release)
     assert reply.outcome is Outcome.DECLINED
