@@ -22,9 +22,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from client.device import choose_device
 from client.tasks.data import PlantData
 from client.tasks.images import ImageTask, Selection
-from client.training import Trainer, choose_device
+from client.training import Trainer
 from common.backbone import Network, build, norm_layers
 from common.config import FederationConfig, TrainingConfig
 from server.state.store import history

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 
-from client.training import Anchor, Trainer, finite, pulls
+from client.anchor import Anchor, pulls
+from client.training import Trainer, finite
 from common.backbone import Network
 from common.noise import Noise
 

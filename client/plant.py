@@ -28,6 +28,7 @@ from client import adoption
 from client.clock import Clock
 from client.desk.outbox import Outbox
 from client.desk.spending import Spending
+from client.device import choose_device, gpu_memory
 from client.exchange import assemble, cut_update, head_arrived, own_part
 from client.fitting import check_head, network_for, paired_of, predicted_of, read_by
 from client.methods import FEDERATED, Work, alone
@@ -37,7 +38,7 @@ from client.protection import protect
 from client.selection import Evidence, judged
 from client.tasks import PlantData, Task, task_of
 from client.tasks.metrics import Prediction
-from client.training import Trainer, choose_device, gpu_memory
+from client.training import Trainer
 from common.agreed import at_plant
 from common.backbone import Network, read_tensors, write_tensors
 from common.config import FederationConfig, PlantConfig, load_plant

@@ -14,7 +14,7 @@ Nothing in a step waits for the device: losses are summed there and read once an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,68 +24,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from client.anchor import Anchor, Pull, pulls
 from client.tasks import Task
 from client.tasks.data import PlantData
 from common.backbone import Network, norm_layers, stage_index, stages
 from common.backbones import FittedHead
 from common.config import FederationConfig
-from common.errors import ConfigError, TrainingError
+from common.errors import TrainingError
 
 #: Examples in one forward pass without gradients.
 EVALUATION_BATCH = 128
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device to train on; ``auto`` prefers cuda, then mps, then cpu.
-
-    Raises
-    ------
-    ConfigError
-        If the named device is not there.
-    """
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next((kind for kind, here in found.items() if here), "cpu")
-    if not found.get(name, True):
-        raise ConfigError(f"device must be present on this machine, got {name!r}; use auto or cpu")
-    return torch.device(name)
-
-
-@contextmanager
-def gpu_memory() -> Iterator[None]:
-    """Turn a GPU that is full into an error of ours, and give back what was taken.
-
-    Raises
-    ------
-    TrainingError
-        If the memory did not suffice.
-    """
-    try:
-        yield
-        return
-    except torch.OutOfMemoryError:
-        pass  # its traceback would hold on to every tensor of the step
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    raise TrainingError(
-        "GPU memory must suffice for training, it was full; lower training.batch_size, or raise "
-        "policy.gpu_memory_share in plant.toml"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Anchor:
-    """A quadratic pull of named parameters to a point: strength / 2 · ‖θ − point‖²."""
-
-    point: Mapping[str, Tensor]
-    strength: float
-
-
 #: Called with the network after each epoch; returns True to stop.
 AfterEpoch = Callable[[Network], bool]
-
-#: A parameter, the point that it is pulled to, and how strongly.
-Pull = tuple[nn.Parameter, Tensor, float]
 
 
 @dataclass(kw_only=True)
@@ -397,18 +349,6 @@ def _batch_count(examples: int, size: int) -> int:
     """Return how many batches `_batched` makes."""
     full, left = divmod(examples, size)
     return max(1, full + (left > 1))
-
-
-def pulls(network: Network, anchor: Anchor | None) -> list[Pull]:
-    """Return which parameters an anchor pulls, and to where."""
-    if anchor is None or anchor.strength == 0:
-        return []
-    named = dict(network.named_parameters())
-    return [
-        (named[name], point.to(named[name].device), anchor.strength)
-        for name, point in anchor.point.items()
-        if name in named
-    ]
 
 
 def _schedule(step: int, steps: int, warmup: float) -> float:

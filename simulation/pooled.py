@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from client.device import choose_device
 from client.fitting import network_for, predicted_of
 from client.methods import OWN_ALONE, Work, alone
 from client.plant import open_plant
 from client.tasks.metrics import Prediction
 from client.tasks.pooling import starts
-from client.training import Trainer, choose_device
+from client.training import Trainer
 from common.backbone import Part, parts, read_tensors, write_tensors
 from common.config import FederationConfig
 from common.errors import DataError

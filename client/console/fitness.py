@@ -12,8 +12,8 @@ import torch
 
 from client import fitting
 from client.console.checks import GIGABYTE, Check, Plant, State
+from client.device import choose_device
 from client.tasks.data import PlantData, Progress
-from client.training import choose_device
 from common.errors import TransferlineError
 
 ROOM = 2 * GIGABYTE  #: bytes of GPU memory below which most training does not fit

@@ -17,7 +17,7 @@ from common.secagg.transcript import SessionId
 
 @dataclass(frozen=True, kw_only=True)
 class Contributions:
-    """The record of one plant (`common.secagg.member.Record`).
+    """The record of one plant (`common.secagg.limits.Record`).
 
     Attributes
     ----------

@@ -43,7 +43,7 @@ from common.errors import (
     UpdateError,
 )
 from common.orders import Order, Reply
-from common.secagg.member import Limits
+from common.secagg.limits import Limits
 from common.wire.messages import pack_reply, pack_said, read_order, unpack_reply
 from common.wire.parts import Parts
 from common.wire.seals import open_call, open_order, seal_reply

@@ -28,7 +28,8 @@ from common.config import PolicySection
 from common.errors import AggregationError, PolicyError, TransferlineError
 from common.orders import Kind, Order, Outcome, Reply
 from common.pki import Trust
-from common.secagg.member import CONFIRM, UNMASK, Limits, Record, Session
+from common.secagg.limits import Limits, Record
+from common.secagg.member import CONFIRM, UNMASK, Session
 from common.secagg.messages import Beside, Call, Masked, Said, Setup
 from common.secagg.roster import FEWEST, Roster
 from common.secagg.terms import Terms

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from client.device import choose_device
 from client.plant import Plant, open_plant
-from client.training import choose_device
 from common.errors import ConfigError
 from common.wire.messages import pack_reply, unpack_order
 from common.wire.parts import Parts

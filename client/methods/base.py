@@ -16,7 +16,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from client import dpsgd
-from client.training import Anchor, Trainer
+from client.anchor import Anchor
+from client.training import Trainer
 from common.backbone import Network, read_tensors
 
 Arrays = dict[str, npt.NDArray[np.float32]]

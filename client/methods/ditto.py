@@ -4,8 +4,8 @@ Li et al. 2021, "Ditto: Fair and Robust Federated Learning Through Personalizati
 https://arxiv.org/abs/2012.04221. Both have the plant's own head, since classes differ.
 """
 
+from client.anchor import Anchor
 from client.methods.base import Arrays, RoundMethod, Work
-from client.training import Anchor
 from common.backbone import write_tensors
 
 PREFIX = "ditto."

@@ -4,8 +4,8 @@ Li et al. 2020, "Federated Optimization in Heterogeneous Networks",
 https://arxiv.org/abs/1812.06127.
 """
 
+from client.anchor import Anchor
 from client.methods.base import RoundMethod, Work
-from client.training import Anchor
 
 
 class FedProx(RoundMethod):

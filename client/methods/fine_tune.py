@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from client.anchor import Anchor
 from client.methods.base import Work
 from client.selection import Evidence, fit_and_choose
-from client.training import Anchor
 from common.backbone import Network
 
 

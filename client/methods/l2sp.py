@@ -4,10 +4,10 @@ Li, Grandvalet and Davoine 2018, "Explicit Inductive Bias for Transfer Learning 
 Convolutional Networks", https://arxiv.org/abs/1802.01483.
 """
 
+from client.anchor import Anchor
 from client.methods.base import Work
 from client.methods.fine_tune import fine_tune
 from client.selection import Evidence
-from client.training import Anchor
 
 
 def l2sp(work: Work) -> Evidence:

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from client.device import choose_device
 from client.plant import Plant
 from client.selection import Keeper
-from client.training import Trainer, choose_device
+from client.training import Trainer
 from common.backbone import Network, write_tensors
 from common.config import FederationConfig
 from common.errors import ConfigError

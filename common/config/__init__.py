@@ -7,11 +7,7 @@ Inside, types are trusted. Each field is explained in its ``description``, from 
 from common.config.centre import CentreConfig, load_centre
 from common.config.federation import (
     FederationConfig,
-    MethodConfig,
     PlantSection,
-    SecureAggregationConfig,
-    ServerConfig,
-    TrainingConfig,
     load_federation,
 )
 from common.config.plant import (
@@ -23,8 +19,11 @@ from common.config.plant import (
 )
 from common.config.privacy import PrivacyConfig
 from common.config.section import Section
+from common.config.server import ServerConfig
+from common.config.sums import SecureAggregationConfig
 from common.config.template import template
 from common.config.text import PlantTextSection, TextSection
+from common.config.training import MethodConfig, TrainingConfig
 from common.config.update import UpdateConfig
 
 __all__ = [

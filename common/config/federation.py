@@ -15,159 +15,22 @@ from common.config.section import (
     ClassNames,
     NotNegative,
     Positive,
-    Rate,
     Section,
     Spreads,
 )
 from common.config.series import PlantSeriesSection, SeriesSection
+from common.config.server import ServerConfig
+from common.config.sums import SecureAggregationConfig
 from common.config.table import TableColumns, TableSection
 from common.config.text import PlantTextSection, TextSection
+from common.config.training import MethodConfig, TrainingConfig
 from common.config.update import UpdateConfig
 from common.sharing import FEDERATED
 from common.tasks import KINDS, TaskName, defaults_of, foreign_keys
 from common.toml import read_toml, validate
 
 MethodName = Literal["fedavg", "fedprox", "fedper", "fedrep", "fedbn", "ditto"]
-RuleName = Literal[
-    "mean",
-    "norm_bound",
-    "median",
-    "trimmed_mean",
-    "geometric_median",
-    "centred_clipping",
-    "krum",
-    "multi_krum",
-    "bulyan",
-]
 FEWEST_SUMMED = 3  #: plants of a secure sum
-BatchNorm = Literal["frozen", "adapt", "train"]
-
-
-class TrainingConfig(Section):
-    """How a plant trains, in rounds and alone."""
-
-    batch_size: int = Field(16, ge=2, description="Examples a step.")
-    learning_rate: Rate = Field(
-        3e-4, description="AdamW step of the backbone's last stage after warm-up."
-    )
-    round_learning_rate: Rate = Field(
-        1e-4,
-        description="AdamW step of the backbone in rounds, constant. Smaller than the step above: "
-        "AdamW starts anew each round with steps of full length, and at 3e-4 the mean of several "
-        "plants' steps destroys what the source weights know.",
-    )
-    head_learning_rate: Rate = Field(1e-3, description="AdamW step of the head.")
-    stage_decay: float = Field(
-        1.0, gt=0, le=1, description="Each stage further from the head learns this much slower."
-    )
-    weight_decay: NotNegative = Field(1e-4, description="AdamW weight decay.")
-    label_smoothing: float = Field(
-        0.1, ge=0, lt=1, description="Share of the target spread over all classes."
-    )
-    head_epochs: int = Field(
-        300, ge=0, description="Passes of the head over cached features before the backbone moves."
-    )
-    epochs: int = Field(
-        30, ge=1, description="Passes over the data when a plant trains alone or fine-tunes."
-    )
-    patience: int = Field(
-        20, ge=1, description="Stop after this many epochs that are worse on validation."
-    )
-    warmup: float = Field(
-        0.1, ge=0, lt=1, description="Share of the steps over which the step size grows from 0."
-    )
-    clip_norm: Positive = Field(5.0, description="Largest gradient norm.")
-    batch_norm: BatchNorm = Field(
-        "frozen",
-        description="Batch-norm statistics: `frozen` keeps those of the release; `adapt` "
-        "re-estimates them on the plant's data before training, then keeps them; `train` moves "
-        "them with every batch (harmful below some hundred images).",
-    )
-    freeze_until: str = Field(
-        "", description="Stages before this one do not train, for example `features.14`."
-    )
-    augment: NotNegative = Field(
-        1.0, description="Strength of flips, turns and light; 0 turns augmentation off."
-    )
-
-
-class MethodConfig(Section):
-    """Numbers of the single methods."""
-
-    l2sp: NotNegative = Field(0.01, description="`l2sp`: weight of the pull to the source.")
-    prox: NotNegative = Field(0.01, description="`fedprox`: weight of the pull to the release.")
-    ditto: NotNegative = Field(
-        0.1, description="`ditto`: weight of the personal model's pull to the release."
-    )
-    personal_norm: bool = Field(
-        False, description="Normalisation layers stay at the plant, under any method."
-    )
-    local_first: bool = Field(
-        True,
-        description="A plant that has no model of its own trains one alone before its first round: "
-        "without it nothing can say whether a release is worse.",
-    )
-    personal_fine_tune: bool = Field(
-        True, description="Fine-tune the last release at the plant before it may be adopted."
-    )
-
-
-class ServerConfig(Section):
-    """How the centre combines replies, and which it refuses."""
-
-    rule: RuleName = Field(
-        "mean",
-        description="How replies become one vector; all but `mean` hold against some plants that "
-        "lie (docs/robust.md).",
-    )
-    faulty: int = Field(
-        1, ge=0, le=1000, description="Plants that may lie, for every `rule` but `mean`."
-    )
-    radius: Positive | None = Field(
-        None,
-        description="Length to which `norm_bound` shortens updates and `centred_clipping` "
-        "differences; default: the median of their lengths.",
-        examples=[5.0],
-    )
-    optimiser: Literal["mean", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = Field(
-        "mean", description="What turns the mean update into the next release."
-    )
-    learning_rate: Positive = Field(
-        1.0,
-        description="Server step; 1 for `mean` and `fedavgm`, about 0.01 for the adaptive ones.",
-    )
-    momentum: float = Field(0.9, ge=0, lt=1, description="First-moment decay (not for `mean`).")
-    second_momentum: float = Field(
-        0.99, ge=0, lt=1, description="Second-moment decay of `fedadam` and `fedyogi`."
-    )
-    tau: Positive = Field(1e-3, description="Adaptivity floor of the adaptive optimisers.")
-    max_weight: int = Field(
-        1000, ge=1, le=1_000_000, description="A plant counts for at most this many examples."
-    )
-    max_update_norm: Positive = Field(
-        100.0, description="A reply whose update has a larger Euclidean norm is refused."
-    )
-
-
-class SecureAggregationConfig(Section):
-    """Secure aggregation: the centre learns the sum of the updates, and none of them."""
-
-    enabled: bool = Field(
-        False,
-        description="Sum under masks. Needs three plants or more; each must have accepted the "
-        "others (`transferline-plant peers`). In simulation they accept each other.",
-    )
-    bits: int = Field(
-        24, ge=2, le=32, description="Fixed-point bits of one value; with 24 nothing is lost."
-    )
-    bound: Positive = Field(
-        1.0, description="Values of an update beyond it are clipped at the plant, and counted."
-    )
-    stage_deadline: Positive = Field(
-        60.0,
-        description="Seconds for each message of the protocol beside training: keys, shares, who "
-        "is left, unmasking. Who does not answer by then has dropped out.",
-    )
 
 
 class PlantSection(Section):

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
 
 import numpy as np
 from cryptography.hazmat.primitives.serialization import (
@@ -29,6 +28,7 @@ from common.pki import Role, Trust
 from common.secagg import shares
 from common.secagg.encoding import Packer, Vector
 from common.secagg.keys import Secrets, decrypt, encrypt, pair_key, self_key, share_key
+from common.secagg.limits import Limits, Record
 from common.secagg.masks import Words, add_masks
 from common.secagg.roster import ADVERT, FEWEST, Roster, plants_of, raw
 from common.secagg.terms import Terms, listed
@@ -48,36 +48,6 @@ class State(StrEnum):
     MASKED = "masked"
     CONFIRMED = "confirmed"
     CLOSED = "closed"
-
-
-class Record(Protocol):
-    """What a plant remembers over a restart."""
-
-    def begin(self, sid: SessionId) -> None:
-        """Store that a session was begun; AggregationError unless it is later than the last."""
-        ...
-
-    def contribute(self, release: str) -> None:
-        """Store that one more vector goes out for a release; AggregationError if too many did."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What the plant demands of a sum, whatever an order says.
-
-    Attributes
-    ----------
-    accepted : fingerprints of the identities that the plant engineer agreed to sum with, hex.
-    minimum_cohort : fewest plants of a sum, itself included.
-    bound, bits, max_weight : largest that an order's encoding may have.
-    """
-
-    accepted: frozenset[str]
-    minimum_cohort: int
-    bound: float
-    bits: int = 32
-    max_weight: int = 1_000_000
 
 
 class Session:

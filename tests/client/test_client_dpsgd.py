@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from client import dpsgd
-from client.training import Anchor, Trainer
+from client.anchor import Anchor
+from client.training import Trainer
 from common.backbone import Network, build
 from common.noise import Noise
 

@@ -14,16 +14,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from client.anchor import Anchor
+from client.device import choose_device
 from client.tasks.classes import quick_scores
 from client.tasks.data import PlantData
-from client.training import (
-    Anchor,
-    Trainer,
-    _batch_count,
-    _batched,
-    _schedule,
-    choose_device,
-)
+from client.training import Trainer, _batch_count, _batched, _schedule
 from common.backbone import Network, read_tensors
 from common.errors import ConfigError, TrainingError
 

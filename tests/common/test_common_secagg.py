@@ -21,8 +21,9 @@ from common.pki import Authority, Role, Trust
 from common.secagg import shares
 from common.secagg.coordinator import Coordinator
 from common.secagg.encoding import Encoding, Packer, Total, decode
+from common.secagg.limits import Limits
 from common.secagg.masks import CHUNK, Words, add_masks
-from common.secagg.member import CONFIRM, UNMASK, Limits, Session, State
+from common.secagg.member import CONFIRM, UNMASK, Session, State
 from common.secagg.roster import ADVERT, Roster, threshold
 from common.secagg.terms import Terms, listed
 from common.secagg.transcript import SessionId
