@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from client.plant import Plant, open_plant
 from client.tasks import TASKS
-from client.tasks.columns import far_apart
+from client.tasks.tables.columns import far_apart
 from common.backbone import Network, has_norm, load_source, norm_layers
 from common.config import FederationConfig, PlantConfig, PlantSection
 from common.errors import ConfigError, DataError

@@ -34,7 +34,7 @@ from client.tasks.data import PlantData, Progress
 from client.tasks.images import ImageTask
 from client.tasks.metrics import Prediction
 from client.tasks.series.task import SeriesClasses, SeriesNumbers
-from client.tasks.tables import TableKind
+from client.tasks.tables.task import TableKind
 from client.tasks.text import TextTask
 from common.config import FederationConfig, PlantConfig
 from common.tasks import Measure, TaskName

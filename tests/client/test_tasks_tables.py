@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from client.tasks import TASKS, task_of
-from client.tasks.columns import far_apart
 from client.tasks.data import PlantData
-from client.tasks.tables import strata_of
+from client.tasks.tables.columns import far_apart
+from client.tasks.tables.task import strata_of
 from common.backbones.table import Columns
 from common.config import FederationConfig, PlantConfig
 from common.errors import DataError

@@ -1,8 +1,8 @@
 """A plant's tables on disk: csv, csv.gz and parquet files, put together row by row.
 
 Every cell is kept as text, so that the same column reads the same from every kind of file; what
-is a number is decided by `client.tasks.columns`. Csv may be separated by comma, semicolon or tab;
-with semicolons a decimal comma is understood. Parquet needs the extra ``tables`` (pyarrow).
+is a number is decided by `client.tasks.tables.columns`. Csv may be separated by comma, semicolon
+or tab; with semicolons a decimal comma is understood. Parquet needs the extra ``tables`` (pyarrow).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from client.tasks.rows import as_number
+from client.tasks.tables.rows import as_number
 from common.backbones.table import Category, Columns, Number
 from common.errors import DataError
 

@@ -1,13 +1,4 @@
-"""Tables: rows of numbers and names become training, validation and test rows of a target.
-
-A folder of csv or parquet files (`client.tasks.rows`) with a target column. All other columns are
-learned from, unless they are dropped, constant, empty, or names that are all different; what is
-missing stays missing, and the stem knows it. Plants may have different columns: each has a stem
-of its own (`common.backbones.table`).
-
-The target is a number or the name of a class. Numbers are split in strata of equally many rows by
-size, so that training, validation and test all hold small and large ones.
-"""
+"""The task of tables: which rows are learned from, how they are split, what is made of them."""
 
 from __future__ import annotations
 
@@ -22,16 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from client.tasks import columns, table_pool
 from client.tasks.classes import Classes
-from client.tasks.columns import MOST_LEVELS, far_apart, numbers_of, useless
 from client.tasks.data import PlantData, Progress, Skipped
 from client.tasks.numbers import Numbers, fit_scale
-from client.tasks.rows import Rows, is_table, read_rows
-from client.tasks.split import Quota, Split, keys, split
-from common.backbones.table import Columns
+from client.tasks.split import Split, keys, split
+from client.tasks.tables.columns import MOST_LEVELS, far_apart, numbers_of
+from client.tasks.tables.inputs import read_inputs
+from client.tasks.tables.pool import pool
+from client.tasks.tables.rows import Rows, is_table, read_rows
+from client.tasks.tables.selection import Selection
 from common.config import FederationConfig, PlantConfig
-from common.config.table import TableColumns
 from common.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -40,49 +31,6 @@ Array = npt.NDArray[Any]
 STRATA = ("lowest fifth", "second fifth", "middle fifth", "fourth fifth", "highest fifth")
 #: Fewer rows cannot be split so that anything is learned and tested.
 FEWEST = 15
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which rows and columns to use, and how.
-
-    Attributes
-    ----------
-    columns : target, what is dropped, what is a category, groups; of plant.toml, or of the
-        federation where that says nothing.
-    classes : names of the target's classes to use, in this order; empty: all, sorted.
-    shared : columns that every plant has, each with its range or its names.
-    typical : what the federation says of a column's size.
-    bins : pieces between quantiles.
-    """
-
-    columns: TableColumns
-    quota: Quota
-    classes: tuple[str, ...] = ()
-    good: str = ""
-    shared: tuple[tuple[str, tuple[float | str, ...]], ...] = ()
-    typical: tuple[tuple[str, float], ...] = ()
-    bins: int = 16
-
-    @classmethod
-    def of(cls, config: FederationConfig, settings: PlantConfig) -> Selection:
-        own, shared = settings.table, config.table
-        return cls(
-            columns=TableColumns(
-                target=own.target or shared.target,
-                drop=own.drop or shared.drop,
-                categories=own.categories or shared.categories,
-                group=own.group or shared.group,
-            ),
-            quota=Quota(
-                seed=settings.seed, labels=settings.labels_per_class, test=settings.test_per_class
-            ),
-            classes=settings.classes,
-            good=settings.good,
-            shared=tuple(shared.shared.items()),
-            typical=tuple(sorted(shared.typical.items())),
-            bins=shared.bins,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +48,7 @@ class _Tables:
     def pool(self, plants: Sequence[PlantData]) -> PlantData:
         """Put rows together over the union of the columns; what a plant lacks is missing."""
         shared = len(self.selection.shared)
-        return table_pool.pool(plants, bins=self.selection.bins, shared=shared)
+        return pool(plants, bins=self.selection.bins, shared=shared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +216,7 @@ def _assemble(
     position = np.full(len(used), -1)
     position[kept] = np.arange(len(kept))
     train = position[parts.train]
-    inputs, found, notes = _inputs(folder, rows, used[kept], train, selection)
+    inputs, found, notes = read_inputs(folder, rows, used[kept], train, selection)
     skipped = [*rows.skipped]
     if lost := len(rows.names) - len(used):
         skipped.append(Skipped(file=str(folder.name), why=f"{lost} rows without a usable target"))
@@ -309,89 +257,6 @@ def _folds(parts: Split, position: Array) -> tuple[tuple[Tensor, Tensor], ...]:
         (torch.from_numpy(position[train]), torch.from_numpy(position[held]))
         for train, held in parts.folds
     )
-
-
-def _inputs(
-    folder: Path, rows: Rows, kept: Array, train: Array, selection: Selection
-) -> tuple[npt.NDArray[np.float32], Columns, list[str]]:
-    """Read the columns of the rows in use; float32, shape (rows, columns), NaN for missing."""
-    chosen = selection.columns
-    notes: list[str] = []
-    front = [
-        _shared(name, told, [rows.cells[name][row] for row in kept], rows, kept, folder)
-        for name, told in selection.shared
-    ]
-    notes += [
-        f"column {name}: median {np.nanmedian(values):g} lies outside the federation's range "
-        f"{told[0]:g} to {told[-1]:g}: other units?"
-        for (name, told), values in zip(selection.shared, front, strict=True)
-        if not isinstance(told[0], str) and _outside(values[train], told)
-    ]
-    numbers: dict[str, Array] = {}
-    levels: list[tuple[str, tuple[str, ...]]] = []
-    codes: list[Array] = []
-    for name, every in rows.cells.items():
-        if name in (chosen.target, chosen.group, *chosen.drop, *dict(selection.shared)):
-            continue
-        cells = [every[row] for row in kept]
-        labels = [rows.names[row] for row in kept]
-        read = None
-        if name not in chosen.categories:
-            read = numbers_of(name, cells, labels, where=str(folder))
-        if read is not None:
-            values, note = read
-            why = useless(values[train])
-            if why:
-                notes.append(f"column {name} {why} and is left out")
-            else:
-                numbers[name] = values
-                notes += [note] if note else []
-            continue
-        known = tuple(sorted({cells[row] for row in train if cells[row]}))
-        if len(known) < 2 or len(known) > MOST_LEVELS:
-            what = f"is always {known[0]}" if len(known) == 1 else f"has {len(known)} texts"
-            notes.append(f"column {name} {what} and is left out")
-            continue
-        place = {level: code for code, level in enumerate(known)}
-        levels.append((name, known))
-        codes.append(np.array([place.get(cell, np.nan) for cell in cells], dtype=np.float32))
-    if not numbers and not codes and not front:
-        raise DataError(
-            f"table in {folder} must have a column to learn from beside the target, got none that "
-            f"differs between rows ({'; '.join(notes) or 'no other column'}); add some"
-        )
-    inputs = np.column_stack([*front, *numbers.values(), *codes]).astype(np.float32)
-    own = inputs[train, len(front) :]
-    found = columns.fit(own, list(numbers), levels, bins=selection.bins)
-    return np.ascontiguousarray(inputs), found, notes
-
-
-def _shared(
-    name: str,
-    told: tuple[float | str, ...],
-    cells: Sequence[str],
-    rows: Rows,
-    kept: Array,
-    folder: Path,
-) -> npt.NDArray[np.float32]:
-    """Read a column that all plants share, as federation.toml says it is."""
-    if isinstance(told[0], str):
-        place = {level: code for code, level in enumerate(told)}
-        return np.array([place.get(cell, np.nan) for cell in cells], dtype=np.float32)
-    read = numbers_of(name, cells, [rows.names[row] for row in kept], where=str(folder))
-    if read is None:
-        wrong = next(cell for cell in cells if cell)
-        raise DataError(
-            f"column {name!r} of {folder} must hold numbers, as the federation says, got {wrong!r}"
-            "; mend it"
-        )
-    return read[0]
-
-
-def _outside(values: Array, told: tuple[float | str, ...]) -> bool:
-    there = values[~np.isnan(values)]
-    low, high = float(told[0]), float(told[-1])
-    return bool(len(there)) and not low <= float(np.median(there)) <= high
 
 
 def _units(typical: dict[str, float], selection: Selection) -> list[str]:

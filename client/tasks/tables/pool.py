@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from client.tasks import columns, pooling
+from client.tasks import pooling
 from client.tasks.data import PlantData
+from client.tasks.tables import columns
 from common.backbones.table import Columns
 from common.errors import DataError
 

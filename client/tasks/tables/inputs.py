@@ -1,0 +1,106 @@
+"""The columns of a table that are learned from, as numbers.
+
+Columns that all plants share come first, read as federation.toml says they are; then the plant's
+own numbers, then its categories. What cannot be learned from is left out, and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from client.tasks.tables import columns
+from client.tasks.tables.columns import MOST_LEVELS, numbers_of, useless
+from client.tasks.tables.rows import Rows
+from client.tasks.tables.selection import Selection
+from common.backbones.table import Columns
+from common.errors import DataError
+
+Array = npt.NDArray[Any]
+
+
+def read_inputs(
+    folder: Path, rows: Rows, kept: Array, train: Array, selection: Selection
+) -> tuple[npt.NDArray[np.float32], Columns, list[str]]:
+    """Read the columns of the rows in use; float32, shape (rows, columns), NaN for missing."""
+    chosen = selection.columns
+    notes: list[str] = []
+    front = [
+        _shared(name, told, [rows.cells[name][row] for row in kept], rows, kept, folder)
+        for name, told in selection.shared
+    ]
+    notes += [
+        f"column {name}: median {np.nanmedian(values):g} lies outside the federation's range "
+        f"{told[0]:g} to {told[-1]:g}: other units?"
+        for (name, told), values in zip(selection.shared, front, strict=True)
+        if not isinstance(told[0], str) and _outside(values[train], told)
+    ]
+    numbers: dict[str, Array] = {}
+    levels: list[tuple[str, tuple[str, ...]]] = []
+    codes: list[Array] = []
+    for name, every in rows.cells.items():
+        if name in (chosen.target, chosen.group, *chosen.drop, *dict(selection.shared)):
+            continue
+        cells = [every[row] for row in kept]
+        labels = [rows.names[row] for row in kept]
+        read = None
+        if name not in chosen.categories:
+            read = numbers_of(name, cells, labels, where=str(folder))
+        if read is not None:
+            values, note = read
+            why = useless(values[train])
+            if why:
+                notes.append(f"column {name} {why} and is left out")
+            else:
+                numbers[name] = values
+                notes += [note] if note else []
+            continue
+        known = tuple(sorted({cells[row] for row in train if cells[row]}))
+        if len(known) < 2 or len(known) > MOST_LEVELS:
+            what = f"is always {known[0]}" if len(known) == 1 else f"has {len(known)} texts"
+            notes.append(f"column {name} {what} and is left out")
+            continue
+        place = {level: code for code, level in enumerate(known)}
+        levels.append((name, known))
+        codes.append(np.array([place.get(cell, np.nan) for cell in cells], dtype=np.float32))
+    if not numbers and not codes and not front:
+        raise DataError(
+            f"table in {folder} must have a column to learn from beside the target, got none that "
+            f"differs between rows ({'; '.join(notes) or 'no other column'}); add some"
+        )
+    inputs = np.column_stack([*front, *numbers.values(), *codes]).astype(np.float32)
+    own = inputs[train, len(front) :]
+    found = columns.fit(own, list(numbers), levels, bins=selection.bins)
+    return np.ascontiguousarray(inputs), found, notes
+
+
+def _shared(
+    name: str,
+    told: tuple[float | str, ...],
+    cells: Sequence[str],
+    rows: Rows,
+    kept: Array,
+    folder: Path,
+) -> npt.NDArray[np.float32]:
+    """Read a column that all plants share, as federation.toml says it is."""
+    if isinstance(told[0], str):
+        place = {level: code for code, level in enumerate(told)}
+        return np.array([place.get(cell, np.nan) for cell in cells], dtype=np.float32)
+    read = numbers_of(name, cells, [rows.names[row] for row in kept], where=str(folder))
+    if read is None:
+        wrong = next(cell for cell in cells if cell)
+        raise DataError(
+            f"column {name!r} of {folder} must hold numbers, as the federation says, got {wrong!r}"
+            "; mend it"
+        )
+    return read[0]
+
+
+def _outside(values: Array, told: tuple[float | str, ...]) -> bool:
+    there = values[~np.isnan(values)]
+    low, high = float(told[0]), float(told[-1])
+    return bool(len(there)) and not low <= float(np.median(there)) <= high
