@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from common.config import CentreConfig, FederationConfig, PlantConfig
-from common.config.federation import TrainingConfig
+from common.config import CentreConfig, FederationConfig, PlantConfig, TrainingConfig
 from common.rules import rule, subsection, tables
 from common.tasks import KINDS
 from common.toml import literal
