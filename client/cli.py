@@ -6,50 +6,25 @@ are there at once.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from client.console import screens, views
+from client.console import looking, screens
+from client.console.arguments import AsJson, PlantFolder, print_json
 from client.console.checks import Check, Plant, State, checks
-from client.desk.ledger import Ledger
-from client.desk.peers import Peers
-from client.identity import CERTIFICATE, KEY
-from client.layout import IDENTITY, federation_of, holds_plant, open_settings
-from client.personal import PersonalStore
+from client.layout import federation_of, holds_plant, open_settings
 from common.agreed import at_plant
 from common.errors import ConfigError
-from common.signing import Signer
 from common.terminal import FAILED, command_line, console, progress, run
 from common.token import Token
 
 app = command_line(about="One plant of a federation.")
-
-PlantFolder = Annotated[Path, typer.Argument(help="The plant's folder, made by `join`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-
-
-class Listing(StrEnum):
-    """What to do with the plants that this one sums with."""
-
-    LIST = "list"
-    ACCEPT = "accept"
-    REMOVE = "remove"
-
-
-class Action(StrEnum):
-    """What to do with personal models."""
-
-    LIST = "list"
-    ROLLBACK = "rollback"
 
 
 @app.command()
@@ -174,13 +149,13 @@ def check(
                 folder, selection=chosen, progress=lambda done, total: advance(f"of {total}")
             )
         if as_json:
-            _print_json(survey.facts(data))
+            print_json(survey.facts(data))
         else:
             survey.show(console(), data)
         return
     found = _checks(Plant.open(folder, now=datetime.now().astimezone()), quiet=as_json)
     if as_json:
-        _print_json({"plant": str(folder), "checks": [asdict(one) for one in found]})
+        print_json({"plant": str(folder), "checks": [asdict(one) for one in found]})
     else:
         console().print(f"\n{screens.verdict(found)}", markup=False)
     if any(one.state is State.FAIL for one in found):
@@ -202,7 +177,7 @@ def preview_(folder: PlantFolder, *, as_json: AsJson = False) -> None:
     found = preview(at_plant(config, settings), classes=classes_of(folder, settings))
     if as_json:
         about = {"federation": config.name, "method": config.method, "backbone": config.backbone}
-        _print_json(about | found.facts())
+        print_json(about | found.facts())
     else:
         screens.show_preview(console(), found, settings=settings, config=config)
 
@@ -259,147 +234,19 @@ def optimise(
     with progress("training an ensemble, then searching"):
         ensemble, found = proposing.propose(folder, wishes)
     if as_json:
-        _print_json(proposing.facts(ensemble, found))
+        print_json(proposing.facts(ensemble, found))
     else:
         proposing.show(console(), ensemble, found, wishes=wishes)
 
 
-@app.command()
-def status(folder: PlantFolder, *, as_json: AsJson = False) -> None:
-    """Show how the plant is: daemon, link, the order in hand, the model that inspects parts.
-
-    Exit code 1 if the daemon does not run.
-
-    Example: transferline-plant status ./plant-a --json
-    """
-    found = views.overview(folder, settings=open_settings(folder), now=datetime.now().astimezone())
-    if as_json:
-        _print_json(found.facts())
-    else:
-        screens.show_overview(console(), found, folder=folder)
-    if found.daemon is None:
-        raise typer.Exit(FAILED)
-
-
-@app.command()
-def history(
-    folder: PlantFolder,
-    *,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
-    repeated: Annotated[
-        bool, typer.Option("--repeated", help="Also answers that were given again.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show what the plant was asked and what it answered: all that has ever left it.
-
-    Example: transferline-plant history ./plant-a --limit 50
-    """
-    open_settings(folder)
-    found = Ledger(folder).history(limit=limit, repeated=repeated)[::-1]
-    if as_json:
-        _print_json([views.report(answer) for answer in found])
-    elif found:
-        screens.show_history(console(), found)
-    else:
-        console().print("nothing was asked yet")
-
-
-@app.command()
-def personal(
-    folder: PlantFolder,
-    action: Annotated[Action, typer.Argument(help="What to do.")] = Action.LIST,
-    number: Annotated[int | None, typer.Argument(help="The version to roll back to.")] = None,
-    *,
-    as_json: AsJson = False,
-) -> None:
-    """List the plant's own models, or put an earlier one back.
-
-    The model that inspects parts has a star. After a rollback the next release is compared with
-    the model that was put back, and takes its place only if it is not worse.
-
-    Example: transferline-plant personal ./plant-a rollback 3
-    """
-    open_settings(folder)
-    store = PersonalStore(folder / "personal")
-    if (number is None) == (action is Action.ROLLBACK):
-        raise typer.BadParameter("a version goes with rollback: rollback 3", param_hint="NUMBER")
-    before = store.deployed()
-    if number is not None:
-        store.rollback(number)
-    found = views.models(store)
-    if as_json:
-        _print_json([model.facts() for model in found])
-        return
-    if number is not None and before is not None:
-        console().print(f"version {number} inspects parts now, before it was {before.version}\n")
-    if found:
-        screens.show_models(console(), found)
-    else:
-        console().print("no model yet: the first one comes with the first release")
-
-
-@app.command()
-def peers(
-    folder: PlantFolder,
-    action: Annotated[Listing, typer.Argument(help="What to do.")] = Listing.LIST,
-    fingerprint: Annotated[
-        str, typer.Argument(help="Of an identity: 64 hexadecimal digits, or 8 of one that waits.")
-    ] = "",
-    *,
-    name: Annotated[str, typer.Option(help="What to call an identity that is accepted.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """List, accept or remove the plants that this one sums its updates with.
-
-    A certificate of the federation is not enough: compare the fingerprint with the other plant's
-    engineer, over the telephone. This plant's own is shown first. A sum with a plant that is not
-    accepted is refused; who turned up in one waits in the list.
-
-    Example: transferline-plant peers ./plant-a accept 3f2a9c01
-    """
-    settings = open_settings(folder)
-    if bool(fingerprint) != (action is not Listing.LIST):
-        raise typer.BadParameter(
-            "a fingerprint goes with accept and remove", param_hint="FINGERPRINT"
-        )
-    ledger = Ledger(folder)
-    ledger.prepare()
-    known = Peers(ledger=ledger)
-    said = ""
-    if action is Listing.ACCEPT:
-        peer = known.accept(fingerprint, name=name)
-        said = f"accepted {peer.name or 'the identity'} {peer.fingerprint}"
-    elif action is Listing.REMOVE:
-        peer = known.remove(fingerprint)
-        said = f"removed {peer.name or 'the identity'} {peer.fingerprint}; no sum with it any more"
-    own = Signer.open(folder / IDENTITY / KEY, folder / IDENTITY / CERTIFICATE).fingerprint
-    if as_json:
-        _print_json({"name": settings.name, "fingerprint": own,
-                     "peers": [asdict(peer) for peer in known.all()]})  # fmt: skip
-        return
-    if said:
-        console().print(f"{said}\n", soft_wrap=True)
-    screens.show_peers(console(), known.all(), name=settings.name, fingerprint=own)
-
-
-@app.command()
-def releases(folder: PlantFolder, *, as_json: AsJson = False) -> None:
-    """List the releases that came to the plant, and which one its model was made from.
-
-    Example: transferline-plant releases ./plant-a
-    """
-    open_settings(folder)
-    store = PersonalStore(folder / "personal")
-    now = store.deployed()
-    version = None if now is None else store.version(now.version)
-    found = views.received(Ledger(folder).history(), deployed=version)
-    if as_json:
-        _print_json([one.facts() for one in found])
-    elif found:
-        screens.show_releases(console(), found)
-    else:
-        console().print("no release came yet")
+for command in (
+    looking.status,
+    looking.history,
+    looking.personal,
+    looking.peers,
+    looking.releases,
+):
+    app.command()(command)
 
 
 def main() -> None:
@@ -434,10 +281,6 @@ def _checks(plant: Plant, *, quiet: bool) -> list[Check]:
         one = fitness.data(plant, progress=lambda done, total: advance(f"of {total}"))
     note(one)
     return found
-
-
-def _print_json(value: Mapping[str, Any] | list[Any]) -> None:
-    console().print_json(json.dumps(value))
 
 
 if __name__ == "__main__":
