@@ -69,7 +69,7 @@ def history(
     if as_json:
         print_json([views.report(answer) for answer in found])
     elif found:
-        screens.show_history(console(), found)
+        screens.show_history(console(), found, private=views.private_runs(folder))
     else:
         console().print("nothing was asked yet")
 

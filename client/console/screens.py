@@ -6,7 +6,7 @@ Off a terminal a line is one line however long, so that grep and a log see it wh
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,7 +149,7 @@ def show_overview(out: Console, found: Overview, *, folder: Path) -> None:
         row("now", _work(found))
     if found.last is not None:
         one = found.last
-        said = one.reason or f"score {number(score(one))}"
+        said = one.reason or f"score {number(found.score)}"
         ago = lasting(found.now - one.at)
         row(
             "last",
@@ -211,8 +211,13 @@ def show_joined(out: Console, found: Membership, *, folder: Path) -> None:
     out.print(f"       transferline-plant up {folder}", markup=False, soft_wrap=True)
 
 
-def show_history(out: Console, answers: Sequence[Answer]) -> None:
-    """Print what was asked and answered, oldest first; a reason has a line of its own."""
+def show_history(out: Console, answers: Sequence[Answer], *, private: Collection[str] = ()) -> None:
+    """Print what was asked and answered, oldest first; a reason has a line of its own.
+
+    Parameters
+    ----------
+    private : runs of which no score leaves the plant.
+    """
     width = max([len(answer.run) for answer in answers] + [3])
     head = (
         f"{'when':<11}  {'run':<{width}}  round  asked  answer    score  {'took':>7}  {'sent':>8}"
@@ -226,6 +231,13 @@ def show_history(out: Console, answers: Sequence[Answer]) -> None:
         out.print(line, markup=False, soft_wrap=True)
         if one.reason:
             put(out, one.reason, indent=13)
+    if any(one.run in private and one.outcome == "done" for one in answers):
+        out.print()
+        put(
+            out,
+            "rounds with noise send no score, so none is listed; the newest one is in "
+            "transferline-plant status and in the plant's own metrics",
+        )
 
 
 def show_peers(out: Console, peers: Sequence[Peer], *, name: str, fingerprint: str) -> None:

@@ -21,6 +21,7 @@ from client.link.files import LinkStatus, read_status
 from client.personal import ROUND, Deployment, PersonalStore, Version
 from common.config import PlantConfig
 from common.errors import TransferlineError
+from common.orders import Outcome
 from common.pki import Certificate
 from common.tasks import told
 
@@ -148,6 +149,7 @@ class Overview:
     queue : orders that wait.
     certificate : the plant's; None if it cannot be used, and ``trouble`` says why.
     privacy : what rounds with noise have cost.
+    score : of the newest answer, also where it did not leave the plant; None if there is none.
     """
 
     now: datetime
@@ -161,6 +163,7 @@ class Overview:
     certificate: Certificate | None
     trouble: str
     privacy: tuple[Spent, ...] = ()
+    score: float | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -190,7 +193,7 @@ def overview(folder: Path, *, settings: PlantConfig, now: datetime) -> Overview:
         If the ledger or the personal store is damaged.
     """
     ledger = Ledger(folder)
-    facts = ledger.facts()
+    facts, last = ledger.facts(), ledger.last()
     daemon = running(folder, facts=facts)
     certificate, trouble = None, ""
     try:
@@ -206,12 +209,27 @@ def overview(folder: Path, *, settings: PlantConfig, now: datetime) -> Overview:
         link=read_status(folder),
         work=facts.get("work") if daemon else None,
         queue=facts.get("queue", 0) if daemon else 0,
-        last=ledger.last(),
+        last=last,
         model=deployed[0] if deployed else None,
         certificate=certificate,
         trouble=trouble,
         privacy=tuple(Spending(folder).summary(delta=settings.policy.privacy_delta)),
+        score=_newest_score(folder, last, facts),
     )
+
+
+def _newest_score(folder: Path, last: Answer | None, facts: Mapping[str, Any]) -> float | None:
+    if last is None or last.outcome != Outcome.DONE:
+        return None
+    scores = last.scores
+    if last.run in private_runs(folder):
+        scores = facts.get("scores") or {}
+    return best_known(scores.get(_STAGE.get(last.kind, ""), {}))
+
+
+def private_runs(folder: Path) -> frozenset[str]:
+    """Return the runs in which noise hides something, so that no score leaves the plant."""
+    return frozenset(charge.run for charge in Spending(folder).charges())
 
 
 def report(answer: Answer) -> dict[str, Any]:

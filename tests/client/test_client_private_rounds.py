@@ -12,6 +12,8 @@ from prometheus_client import generate_latest
 
 from client import metrics
 from client.console.preview import preview
+from client.desk.outbox import Outbox
+from client.desk.spending import Spending
 from client.methods import FEDERATED
 from client.plant import Plant
 from client.training import Trainer
@@ -180,7 +182,53 @@ def test_a_budget_ends_the_rounds_before_training(
     assert 'privacy_rounds{unit="record"} 1.0' in text
 
 
-def test_a_crash_in_training_is_charged_once_with_other_noise(
+class Killed(BaseException):
+    """The process ends here: nothing of the program can catch it."""
+
+
+@pytest.mark.parametrize(
+    ("place", "sent", "charges"),
+    [
+        ((Trainer, "validate"), False, 1),  # in training: nothing can have been seen
+        ((Spending, "sending"), False, 1),  # trained and not filed: the noise is drawn anew
+        ((Outbox, "put"), True, 2),  # perhaps filed: another look
+        (None, True, 1),  # filed: the same bytes again
+    ],
+)
+def test_whenever_a_plant_is_killed_no_look_at_it_is_free(
+    place: tuple[Any, str] | None,
+    sent: bool,
+    charges: int,
+    plant_of: PlantOf,
+    config_of: Callable[..., FederationConfig],
+    release_of: Callable[..., Release],
+    order_for: Callable[..., Order],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A charge is on disk before what it pays for can leave the plant."""
+    config = config_of("record")
+    release, plant = release_of(config), plant_of("ash")
+    order = order_for(config, release)
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    if place is None:
+        kept = plant.answer(order, release).payload
+    else:
+        kept = None
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, kill)
+            with pytest.raises(Killed):
+                plant.answer(order, release)
+    assert [charge.sent for charge in Spending(plant.folder).charges()] == [sent]
+    again = plant.answer(order, release)
+    assert update_of(again).any()
+    assert kept in (None, again.payload)
+    assert [charge.sent for charge in Spending(plant.folder).charges()] == [True] * charges
+
+
+def test_a_round_that_failed_is_not_charged_twice(
     plant_of: PlantOf,
     config_of: Callable[..., FederationConfig],
     release_of: Callable[..., Release],
@@ -195,11 +243,6 @@ def test_a_crash_in_training_is_charged_once_with_other_noise(
         assert plant.answer(order, release).outcome is Outcome.FAILED
     update_of(plant.answer(order, release))
     assert [charge.sent for charge in plant.spending.charges()] == [True]
-    # Lost after it was filed: it may have been seen, so the same question is a second look.
-    for path in (plant.folder / "outbox").iterdir():
-        path.unlink()
-    update_of(plant.answer(order, release))
-    assert len(plant.spending.charges()) == 2
 
 
 def _full(*args: object) -> dict[str, float]:

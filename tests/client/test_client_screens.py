@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 from typing import Any
@@ -106,6 +107,14 @@ def test_a_reason_has_lines_of_its_own() -> None:
     assert len(shown[0]) == len(shown[1]) == len(shown[2])
     assert shown[1].split()[-6:] == ["done", "0.900", "12000", "s", "250.0", "MB"]
     assert all(line.startswith(" " * 13) for line in shown[3:])
+
+
+def test_why_rounds_with_noise_have_no_score() -> None:
+    one = replace(answer("done"), head="{}")
+    shown = show(screens.show_history, [one], private={one.run})
+    assert shown[1].split()[-6:] == ["done", "-", "12000", "s", "250.0", "MB"]
+    assert "rounds with noise send no score" in shown[3]
+    assert len(show(screens.show_history, [one])) == 2
 
 
 def test_models_have_a_star_and_a_reason() -> None:

@@ -145,6 +145,20 @@ def test_an_overview_of_one_that_runs(joined: Callable[..., Path]) -> None:
     assert "digest" not in facts["last"]
 
 
+def test_the_score_of_a_round_with_noise_is_shown_at_the_plant(
+    joined: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = joined()
+    ledger = Ledger(folder)
+    ledger.prepare()
+    entry = answer(1)
+    ledger.add(entry, facts={"scores": scores("trained", 0.6)})
+    settings = open_settings(folder)
+    assert views.overview(folder, settings=settings, now=NOW).score is None
+    monkeypatch.setattr(views, "private_runs", lambda folder: frozenset({entry.run}))
+    assert views.overview(folder, settings=settings, now=NOW).score == 0.6
+
+
 def test_an_identity_in_trouble_is_told(joined: Callable[..., Path]) -> None:
     folder = joined()
     (folder / "identity" / "identity.pem").unlink()
