@@ -183,6 +183,35 @@ def preview_(folder: PlantFolder, *, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def inspect(
+    folder: PlantFolder,
+    parts: Annotated[
+        Path,
+        typer.Argument(help="A file or a folder, of the kind of data that the plant has."),
+    ],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Judge new parts, recordings, rows or texts with the model that the plant runs.
+
+    One line each: what it is, and how sure the model is; numbers in the plant's units. Nothing is
+    stored and nothing leaves the plant.
+
+    Example: transferline-plant inspect ./plant-a /data/line-3/today
+    """
+    from client.console import inspecting  # noqa: PLC0415  loads torch, which takes seconds
+
+    with progress("reading what is to be judged") as advance:
+        found = inspecting.inspect(
+            folder, parts, progress=lambda done, total: advance(f"of {total}")
+        )
+    if as_json:
+        print_json(found.facts())
+    else:
+        inspecting.show(console(), found)
+
+
+@app.command()
 def optimise(
     folder: PlantFolder,
     *,

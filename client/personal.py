@@ -55,6 +55,8 @@ class Version:
     basis : what it was made from; an equal basis means equal content (resume).
     scores : on the validation split.
     judged : of a whole model, digest of the labelled images that its evidence is about.
+    config : of a whole model, the federation's settings that it was made by, JSON: what it needs
+        to be built and fed again.
     """
 
     number: int
@@ -64,6 +66,7 @@ class Version:
     basis: str
     scores: Mapping[str, float]
     judged: str = ""
+    config: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,7 @@ class PersonalStore:
         basis: str,
         scores: Mapping[str, float],
         judged: str = "",
+        config: str = "",
     ) -> Version:
         """Store tensors as the next version; the fields are those of `Version`.
 
@@ -120,6 +124,7 @@ class PersonalStore:
             basis=basis,
             scores=dict(scores),
             judged=judged,
+            config=config,
         )
         part, place = self._part(number), self.folder / str(number)
         try:

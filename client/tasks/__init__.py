@@ -7,6 +7,7 @@ and, where its networks are new, a family in `common.backbones`. What a task mus
   turns a plant's folder into a `PlantData` (`client.tasks.data`): one tensor of inputs, one of
   targets, and the split of `client.tasks.split`. What does not fit is a `DataError` of one line:
   `check`, `join` and the first round all read by ``load``, so that a plant is told early.
+  ``read`` does the same for examples that have no label, for the model to judge.
 - **Preparing.** ``training_transform`` and ``evaluation_transform`` turn a raw batch into what the
   network's ``embed`` takes, on the device; the first gets a generator for its randomness.
 - **Learning and scoring.** ``loss``, ``decode``, ``quick_scores``, ``worth`` and the rest. Tasks
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 
 from client.tasks.anomaly import AnomalyTask
-from client.tasks.data import PlantData, Progress
+from client.tasks.data import PlantData, Progress, Unlabelled
 from client.tasks.images import ImageTask
 from client.tasks.metrics import Prediction
 from client.tasks.series.task import SeriesClasses, SeriesNumbers
@@ -60,6 +61,13 @@ class Task(Protocol):
         self, folder: Path, *, cache: Path | None = None, progress: Progress | None = None
     ) -> PlantData:
         """Read and split a plant's folder; DataError if it is not fit for use."""
+        ...
+
+    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
+        """Read examples without labels, a file or a folder, as ``load`` read those of the plant.
+
+        DataError if nothing there can be judged.
+        """
         ...
 
     def training_transform(self) -> Callable[[Tensor, torch.Generator], Tensor]:

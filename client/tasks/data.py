@@ -29,6 +29,20 @@ class Skipped:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Unlabelled:
+    """Examples that a model is to judge: read as the plant's own, but nobody knows the truth.
+
+    Attributes
+    ----------
+    inputs, names, skipped : as in `PlantData`.
+    """
+
+    inputs: Tensor
+    names: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PlantData:
     """A plant's examples in use, with their split.
 

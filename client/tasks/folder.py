@@ -123,6 +123,30 @@ def find(
     return names, found
 
 
+def image_files(place: Path) -> tuple[Path, list[str]]:
+    """List images to judge: a file, or all in a folder and below it; hidden ones are passed over.
+
+    Returns
+    -------
+    the folder that names are relative to, and the names, sorted.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if place.is_file():
+        return place.parent, [place.name]
+    if not place.is_dir():
+        raise DataError(f"images must exist, got {place}; check the path")
+    found = (path for path in place.rglob("*") if path.name.lower().endswith(SUFFIXES))
+    names = [path.relative_to(place) for path in found if path.is_file()]
+    shown = sorted(name.as_posix() for name in names if not any(p[0] == "." for p in name.parts))
+    if not shown:
+        raise DataError(f"folder {place} must hold image files ({' '.join(SUFFIXES)}), got none")
+    return place, shown
+
+
 def _class_folders(folder: Path) -> list[str]:
     try:
         return sorted(

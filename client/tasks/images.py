@@ -16,8 +16,15 @@ import torch
 
 from client.tasks import cache as kept
 from client.tasks.classes import Classes
-from client.tasks.data import PlantData, Progress, Skipped
-from client.tasks.folder import Found, check_good, find, read_groups, read_images
+from client.tasks.data import PlantData, Progress, Skipped, Unlabelled
+from client.tasks.folder import (
+    Found,
+    check_good,
+    find,
+    image_files,
+    read_groups,
+    read_images,
+)
 from client.tasks.split import Quota, Split, keys, split
 from client.tasks.transforms import Augment, Normalise
 from common.config import FederationConfig, PlantConfig
@@ -226,6 +233,25 @@ class ImageTask(Classes):
         self, folder: Path, *, cache: Path | None = None, progress: Progress | None = None
     ) -> PlantData:
         return load_images(folder, selection=self.selection, cache=cache, progress=progress)
+
+    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
+        folder, files = image_files(place)
+        size = self.selection.image_size
+        decoded = read_images(folder, files=files, size=size, progress=progress)
+        usable = [index for index, why in enumerate(decoded.why) if not why]
+        skipped = [
+            Skipped(file=file, why=why) for file, why in zip(files, decoded.why, strict=True) if why
+        ]
+        if not usable:
+            first = skipped[0]
+            raise DataError(
+                f"{place} must hold an image that can be read, got none; {first.file}: {first.why}"
+            )
+        return Unlabelled(
+            inputs=torch.from_numpy(decoded.images[usable]),
+            names=tuple(files[index] for index in usable),
+            skipped=tuple(skipped),
+        )
 
     def training_transform(self) -> Augment:
         return Augment(self.augment, self.mean, self.std)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from client.tasks.classes import Classes
-from client.tasks.data import PlantData, Progress
+from client.tasks.data import PlantData, Progress, Unlabelled
 from client.tasks.split import Quota, Split, keys, split
 from client.tasks.texts import Row, read_rows, text_files
 from client.tasks.tokens import Hashing, Tokeniser, Vocabulary, normalised
@@ -133,6 +133,15 @@ class TextTask(Classes):
             skipped=tuple(skipped),
             notes=(*found.notes, *_notes(parts, found.classes), *_conflicts(found, words)),
             texts=tuple(texts),
+        )
+
+    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
+        rows, skipped = read_rows(place, text=self.text.text, label="")
+        texts = [row.text for row in rows]
+        return Unlabelled(
+            inputs=torch.from_numpy(self.tokeniser()(texts)).int(),
+            names=tuple(row.name for row in rows),
+            skipped=tuple(skipped),
         )
 
     def tokeniser(self) -> Tokeniser:

@@ -39,13 +39,15 @@ class Row:
 
 
 def text_files(folder: Path) -> list[Path]:
-    """Return a plant's files, sorted by name; hidden ones are passed over.
+    """Return a plant's files, sorted by name; hidden ones are passed over. A file is its own.
 
     Raises
     ------
     DataError
         If the folder is missing or cannot be read.
     """
+    if folder.is_file():
+        return [folder]
     try:
         return sorted(
             path
@@ -63,7 +65,7 @@ def read_rows(folder: Path, *, text: str, label: str) -> tuple[list[Row], list[S
 
     Parameters
     ----------
-    text, label : names of the two columns.
+    text, label : names of the two columns; label "" if there is none.
 
     Raises
     ------
@@ -78,32 +80,35 @@ def read_rows(folder: Path, *, text: str, label: str) -> tuple[list[Row], list[S
     skipped: list[Skipped] = []
     for path in files:
         for row in _rows(path, text=text, label=label):
-            if why := _unfit(row):
+            if why := _unfit(row, labelled=bool(label)):
                 skipped.append(Skipped(file=row.name, why=why))
             else:
                 rows.append(row)
     if not rows:
         first = f"; the first is {skipped[0].file}: {skipped[0].why}" if skipped else ""
+        what, keys = ("a text", "text.text")
+        if label:
+            what, keys = "a text and a label", "text.text and text.label"
         raise DataError(
-            f"{folder} must hold rows with a text and a label, got none{first}; add some, or "
-            "name other columns with text.text and text.label"
+            f"{folder} must hold rows with {what}, got none{first}; add some, or name other "
+            f"columns with {keys}"
         )
     return rows, skipped
 
 
-def _unfit(row: Row) -> str:
+def _unfit(row: Row, *, labelled: bool) -> str:
     if not row.text.strip():
         return "empty text"
     if not words(row.text):
         return "text without a word"
-    return "" if row.label else "no label"
+    return "no label" if labelled and not row.label else ""
 
 
 def _rows(path: Path, *, text: str, label: str) -> Iterator[Row]:
     content = _decoded(path)
-    columns, separator = _header(path, content, wanted=(text, label))
+    columns, separator = _header(path, content, wanted=(text, label) if label else (text,))
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
-    at_text, at_label = columns.index(text), columns.index(label)
+    at_text, at_label = columns.index(text), columns.index(label) if label else None
     try:
         next(reader)
         for fields in reader:
@@ -112,7 +117,7 @@ def _rows(path: Path, *, text: str, label: str) -> Iterator[Row]:
                 yield Row(
                     name=f"{path.name}:{reader.line_num}",
                     text=padded[at_text],
-                    label=padded[at_label].strip(),
+                    label="" if at_label is None else padded[at_label].strip(),
                 )
     except csv.Error as error:
         raise DataError(
@@ -151,7 +156,8 @@ def _header(path: Path, content: str, *, wanted: Sequence[str]) -> tuple[list[st
             return columns, separator
         found = max(found, columns, key=len)
     missing = [name for name in wanted if name not in found]
+    keys = ("text.text", "text.label")[: len(wanted)]
     raise DataError(
         f"{path} must have the columns {' and '.join(wanted)}, got {', '.join(found)}; "
-        f"{' and '.join(missing)} missing: name other columns with text.text and text.label"
+        f"{' and '.join(missing)} missing: name other columns with {' and '.join(keys)}"
     )

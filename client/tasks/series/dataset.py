@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.tasks.data import PlantData, Progress
+from client.tasks.data import PlantData, Progress, Unlabelled
 from client.tasks.numbers import fit_scale
 from client.tasks.series.folder import load
 from client.tasks.series.normalise import Normaliser
@@ -79,6 +79,38 @@ def load_series(
         skipped=found.skipped,
         notes=tuple(notes),
         extra=normaliser,
+    )
+
+
+def read_series(
+    place: Path,
+    *,
+    selection: Selection,
+    like: PlantData,
+    ends: bool,
+    progress: Progress | None = None,
+) -> Unlabelled:
+    """Read recordings that nothing is known of, as those of the plant were read.
+
+    Parameters
+    ----------
+    ends : judge the last window of each recording alone; otherwise windows one after the other.
+
+    Raises
+    ------
+    DataError
+        If there is no recording as long as a window.
+    """
+    asked = replace(selection, classes=(), horizon=0)
+    found = load(place, selection=asked, learns="", progress=progress)
+    windows = cut(found.pieces, length=asked.window, stride=asked.window)
+    if ends:
+        last = {window.piece: window for window in windows}
+        windows = list(last.values())
+    return Unlabelled(
+        inputs=torch.from_numpy(_inputs(found.pieces, windows, like.extra)),
+        names=tuple(_name(found.pieces[w.piece], w) for w in windows),
+        skipped=found.skipped,
     )
 
 

@@ -44,11 +44,15 @@ class Recordings:
 def find(folder: Path) -> list[tuple[str, str]]:
     """List a plant's files: (name relative to the folder, class), the class "" without folders.
 
+    A file is itself, relative to the folder that it lies in.
+
     Raises
     ------
     DataError
         If the folder is missing or has no file of a series.
     """
+    if folder.is_file():
+        return [(folder.name, "")]
     if not folder.is_dir():
         raise DataError(f"data folder must exist, got {folder}; check the path")
     try:
@@ -81,7 +85,7 @@ def load(
 
     Parameters
     ----------
-    learns : ``classes`` or ``numbers``.
+    learns : ``classes`` or ``numbers``; "" to read recordings that nothing is known of.
 
     Raises
     ------
@@ -93,6 +97,7 @@ def load(
     notes: list[str] = []
     lost = filled = 0
     found = find(folder)
+    folder = folder.parent if folder.is_file() else folder
     for done, (name, label) in enumerate(found):
         if label and selection.classes and label not in selection.classes:
             continue

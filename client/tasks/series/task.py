@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from client.tasks.classes import Classes
-from client.tasks.data import PlantData, Progress
+from client.tasks.data import PlantData, Progress, Unlabelled
 from client.tasks.metrics import Prediction
 from client.tasks.numbers import Numbers
-from client.tasks.series.dataset import load_series
+from client.tasks.series.dataset import load_series, read_series
 from client.tasks.series.files import is_series
 from client.tasks.series.life import nasa_score
 from client.tasks.series.selection import Selection
@@ -96,6 +96,11 @@ class SeriesClasses(Classes):
     ) -> PlantData:
         return load_series(folder, selection=self.selection, learns="classes", progress=progress)
 
+    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
+        return read_series(
+            place, selection=self.selection, like=like, ends=False, progress=progress
+        )
+
     def training_transform(self) -> Vary:
         return Vary(self.evaluation_transform(), strength=self.augment, turn=True)
 
@@ -138,6 +143,9 @@ class SeriesNumbers(Numbers):
         self, folder: Path, *, cache: Path | None = None, progress: Progress | None = None
     ) -> PlantData:
         return load_series(folder, selection=self.selection, learns="numbers", progress=progress)
+
+    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
+        return read_series(place, selection=self.selection, like=like, ends=True, progress=progress)
 
     def training_transform(self) -> Vary:
         return Vary(self.evaluation_transform(), strength=self.augment, turn=False)

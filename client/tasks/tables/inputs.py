@@ -30,7 +30,7 @@ def read_inputs(
     chosen = selection.columns
     notes: list[str] = []
     front = [
-        _shared(name, told, [rows.cells[name][row] for row in kept], rows, kept, folder)
+        _told(name, told, [rows.cells[name][row] for row in kept], rows, kept, folder)
         for name, told in selection.shared
     ]
     notes += [
@@ -78,7 +78,34 @@ def read_inputs(
     return np.ascontiguousarray(inputs), found, notes
 
 
-def _shared(
+def read_alike(
+    folder: Path, rows: Rows, known: Columns, selection: Selection
+) -> npt.NDArray[np.float32]:
+    """Read rows as those were read that a stem was fitted to; float32, shape (rows, columns).
+
+    A level that was not seen then is missing.
+
+    Raises
+    ------
+    DataError
+        If a column is not there, or holds no numbers where it did.
+    """
+    told: list[tuple[str, tuple[float | str, ...]]] = [
+        *selection.shared,
+        *((number.name, number.edges) for number in known.numbers),
+        *((category.name, category.levels) for category in known.categories),
+    ]
+    if missing := [name for name, _ in told if name not in rows.cells]:
+        raise DataError(
+            f"table {folder} must have the columns that the model was made from, "
+            f"{', '.join(missing)} missing; it has {', '.join(rows.cells)}"
+        )
+    every = np.arange(len(rows.names))
+    read = [_told(name, what, rows.cells[name], rows, every, folder) for name, what in told]
+    return np.ascontiguousarray(np.column_stack(read).astype(np.float32))
+
+
+def _told(
     name: str,
     told: tuple[float | str, ...],
     cells: Sequence[str],
@@ -86,17 +113,14 @@ def _shared(
     kept: Array,
     folder: Path,
 ) -> npt.NDArray[np.float32]:
-    """Read a column that all plants share, as federation.toml says it is."""
+    """Read a column as it is told to be: numbers, or the names of its levels."""
     if isinstance(told[0], str):
         place = {level: code for code, level in enumerate(told)}
         return np.array([place.get(cell, np.nan) for cell in cells], dtype=np.float32)
     read = numbers_of(name, cells, [rows.names[row] for row in kept], where=str(folder))
     if read is None:
         wrong = next(cell for cell in cells if cell)
-        raise DataError(
-            f"column {name!r} of {folder} must hold numbers, as the federation says, got {wrong!r}"
-            "; mend it"
-        )
+        raise DataError(f"column {name!r} of {folder} must hold numbers, got {wrong!r}; mend it")
     return read[0]
 
 

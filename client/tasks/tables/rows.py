@@ -46,7 +46,7 @@ def is_table(path: Path) -> bool:
 
 
 def read_rows(folder: Path, *, progress: Progress | None = None) -> Rows:
-    """Read all tables of a folder.
+    """Read all tables of a folder, or a single one.
 
     Raises
     ------
@@ -54,7 +54,8 @@ def read_rows(folder: Path, *, progress: Progress | None = None) -> Rows:
         If there is none, one cannot be read, or they have different columns.
     """
     try:
-        files = sorted(path for path in folder.iterdir() if is_table(path))
+        inside = [folder] if folder.is_file() else folder.iterdir()
+        files = sorted(path for path in inside if is_table(path))
     except FileNotFoundError as error:
         raise DataError(f"data folder must exist, got {folder}; check the path") from error
     except OSError as error:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from client.tasks.classes import Classes
-from client.tasks.data import PlantData, Progress, Skipped
+from client.tasks.data import PlantData, Progress, Skipped, Unlabelled
 from client.tasks.numbers import Numbers, fit_scale
 from client.tasks.split import Split, keys, split
 from client.tasks.tables.columns import MOST_LEVELS, far_apart, numbers_of
-from client.tasks.tables.inputs import read_inputs
+from client.tasks.tables.inputs import read_alike, read_inputs
 from client.tasks.tables.pool import pool
 from client.tasks.tables.rows import Rows, is_table, read_rows
 from client.tasks.tables.selection import Selection
@@ -38,6 +38,13 @@ class _Tables:
     """How both kinds of tables are read and prepared."""
 
     selection: Selection
+
+    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
+        rows = read_rows(place, progress=progress)
+        inputs = read_alike(place, rows, like.columns, self.selection)
+        return Unlabelled(
+            inputs=torch.from_numpy(inputs), names=tuple(rows.names), skipped=tuple(rows.skipped)
+        )
 
     def training_transform(self) -> Callable[[Tensor, torch.Generator], Tensor]:
         return lambda batch, generator: batch

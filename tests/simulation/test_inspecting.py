@@ -1,0 +1,108 @@
+"""What a plant's model says of new examples: the same as of its own, whatever kind they are of."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from client.cli import app
+from client.console.inspecting import inspect
+from client.plant import Plant
+from common.config import FederationConfig
+from common.errors import DataError, StateError
+from common.source import start
+from common.tasks import KINDS
+from tests.simulation.test_methods_on_tasks import made
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Plant:
+    """Return a plant of images that has a model."""
+    return trained("image-classification", tmp_path_factory.mktemp("images"))
+
+
+def trained(task: str, folder: Path) -> Plant:
+    config, plants = made(task, folder)
+    begun = start(config, base=folder)
+    plant = plants[0]
+    version = plant.train_alone("head_only", source=begun.release, config=begun.config)
+    plant.store.deploy(version, why="for this test")
+    return plant
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_a_new_example_is_judged_as_the_same_one_was_in_the_test(task: str, tmp_path: Path) -> None:
+    plant = trained(task, tmp_path)
+    found = inspect(plant.folder, Path(plant.settings.data))
+    config = FederationConfig.model_validate_json(plant.store.version(1).config)
+    expected = plant.test(1, config=config)
+    said = dict(zip(found.names, found.predicted, strict=True))
+    shared = [name for name in expected.names if name in said]
+    assert shared
+    for name, values in zip(expected.names, expected.predicted, strict=True):
+        if name in said:
+            assert np.allclose(said[name], values, atol=1e-5), name
+    rows = found.facts()["examples"]
+    assert [row["name"] for row in rows] == list(found.names)
+    assert json.dumps(rows)
+
+
+def test_the_command_judges_a_file_and_says_what_it_could_not_read(
+    images: Plant, tmp_path: Path
+) -> None:
+    data = Path(images.settings.data)
+    one = sorted(data.rglob("*.png"))[0]
+    (tmp_path / "today").mkdir()
+    (tmp_path / "today" / "part.png").write_bytes(one.read_bytes())
+    (tmp_path / "today" / "broken.png").write_text("no image")
+    result = CliRunner().invoke(app, ["inspect", str(images.folder), str(tmp_path / "today")])
+    assert result.exit_code == 0, result.output
+    assert "part.png" in result.output
+    assert "skipped: broken.png: not a JPEG, PNG, BMP or TIFF image" in result.output
+    assert "1 judged by version 1 (head_only)" in result.output
+    path = str(tmp_path / "today" / "part.png")
+    result = CliRunner().invoke(app, ["inspect", str(images.folder), path, "--json"])
+    (row,) = json.loads(result.output)["examples"]
+    assert row["class"] == max(row["probabilities"], key=row["probabilities"].get)
+
+
+def test_a_plant_without_a_model_says_so(tmp_path: Path) -> None:
+    _, plants = made("image-classification", tmp_path)
+    with pytest.raises(StateError, match="must have a model to inspect with, got none"):
+        inspect(plants[0].folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("nothing", None, "images must exist"),
+        ("empty/", None, "must hold image files"),
+        ("broken.png", "no image", "must hold an image that can be read, got none; broken.png"),
+    ],
+)
+def test_what_cannot_be_judged_is_told(
+    images: Plant, tmp_path: Path, name: str, text: str | None, said: str
+) -> None:
+    place = tmp_path / name
+    if name.endswith("/"):
+        place.mkdir()
+    if text is not None:
+        place.write_text(text)
+    with pytest.raises(DataError, match=said):
+        inspect(images.folder, place)
+
+
+def test_a_table_needs_the_columns_of_the_model(tmp_path: Path) -> None:
+    plant = trained("tabular", tmp_path)
+    table = next(Path(plant.settings.data).glob("*.csv*"))
+    read = gzip.decompress(table.read_bytes()) if table.suffix == ".gz" else table.read_bytes()
+    lines = read.decode().splitlines()
+    short = tmp_path / "short.csv"
+    short.write_text("\n".join(",".join(line.split(",")[1:]) for line in lines[:5]) + "\n")
+    with pytest.raises(DataError, match=f"{lines[0].split(',')[0]} missing; it has"):
+        inspect(plant.folder, short)
