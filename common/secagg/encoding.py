@@ -165,7 +165,7 @@ class Packer:
     def _pack(self, words: Words, start: int) -> None:
         """Encode what the words from ``start`` on hold: a field is a stretch of the vector."""
         encoding, scratch = self._encoding, self._scratch(words.size)
-        if self._rounding is None and self._edge <= _EXACT:
+        if self._quick:
             self._pack_quickly(words, start, scratch)
             return
         for place in range(encoding.per_word):
@@ -232,13 +232,18 @@ class Packer:
         """Return this thread's buffers; fresh ones for each chunk would cost more than the work."""
         found = getattr(self._buffers, "scratch", None)
         if found is None or found.words.size < size:
-            found = _Scratch(size, double=not self._small)
+            found = _Scratch(size, double=not (self._small or self._quick))
             self._buffers.scratch = found
         return found
 
     @property
     def _zero(self) -> int:
         return int(2 ** (self._encoding.bits - 1))
+
+    @property
+    def _quick(self) -> bool:
+        """Whether every whole number of this plant is small, whatever the bits are."""
+        return self._rounding is None and self._edge <= _EXACT
 
     @property
     def _small(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import AggregationError, IdentityError, TransferlineError, UpdateError
@@ -365,6 +365,35 @@ def test_a_second_vector_in_a_session_is_refused() -> None:
         meeting.masked(plant, terms)
 
 
+def test_no_secret_itself_ever_leaves() -> None:
+    """Only shares of ``b`` and ``s`` do: a direct ``b`` would fit the others' shares of ``s``."""
+    meeting = Meeting(5)
+    plant, one = list(meeting.sessions.items())[2]
+    assert one._secrets is not None
+    hidden = [one._secrets.b, *(k.private_bytes_raw() for k in (one._secrets.s, one._secrets.c))]
+    said = [one.advert, one.share(meeting.centre.setup)]
+    meeting.centre.take_shares(said[1])
+    for other, theirs in meeting.sessions.items():
+        if other != plant:
+            meeting.centre.take_shares(theirs.share(meeting.centre.setup))
+    terms = meeting.order()
+    words, text = meeting.masked(plant, terms)
+    meeting.centre.take_masked(text, words)
+    assert one._secrets is None  # nothing is left that could be asked for
+    meeting.mask(terms, without=(plant, terms.cohort[0]))
+    ask = meeting.centre.confirm_request()
+    confirmed = {p: meeting.sessions[p].confirm(ask) for p in meeting.centre.survivors}
+    for signed in confirmed.values():
+        meeting.centre.take_confirmation(signed)
+    unmasked = one.unmask(meeting.centre.unmask_request())
+    said += [text, confirmed[plant], unmasked]
+    for secret in hidden:
+        for way in (secret, secret[::-1]):
+            assert not any(way.hex() in message for message in said)
+            assert way not in words.astype("<u8").tobytes()
+    assert unmasked.count(listed([plant])[0]) == 1  # its own share, and no second way to it
+
+
 def test_two_orders_give_masks_that_do_not_cancel() -> None:
     meeting = Meeting(4)
     meeting.share()
@@ -399,6 +428,21 @@ def test_a_swapped_key_is_found_by_its_signature() -> None:
     start = texts[1].index('"c": "') + 6
     texts[1] = texts[1][:start] + key + texts[1][start + 64 :]
     with refused(one, match="altered", error=IdentityError):
+        one.share(texts)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_key_that_is_there_twice_is_refused(own: bool) -> None:
+    """A colluder repeats another's key under its own name, or its own key for both purposes."""
+    meeting = Meeting(4)
+    one, other = list(meeting.sessions.values())[0::3]
+    assert other._secrets is not None
+    assert one._secrets is not None
+    taken = (other if own else one)._secrets
+    assert taken is not None
+    object.__setattr__(other._secrets, "c", taken.s)
+    texts = [*meeting.centre.setup[:3], other._advertise()]
+    with refused(one, match="session keys must be distinct"):
         one.share(texts)
 
 
@@ -567,6 +611,9 @@ def test_shares_give_the_secret_back_and_fewer_fit_every_secret(
     known = {index: found[index - 1] for index in chosen[:-1]}
     last = shares.at({0: b"\0" + other, **known}, chosen[-1])
     assert shares.recover({**known, chosen[-1]: last}, threshold=most) == other
+    # And the shares of one secret are drawn anew each time.
+    again = shares.split(secret, threshold=most, count=count)
+    assert not set(found) & set(again)
 
 
 def test_the_prime_is_one() -> None:
@@ -654,6 +701,7 @@ def test_fields_never_carry_and_come_back(count: int, bits: int, size: int, seed
     spread=st.sampled_from([1e-6, 0.1, 1.0, 30.0]),
     seed=st.integers(0, 2**32),
 )
+@example(bits=28, plants=6, weight=1, spread=0.1, seed=0)  # many bits, of which few are used
 def test_each_field_is_its_value_rounded_to_the_nearest(
     bits: int, plants: int, weight: int, spread: float, seed: int
 ) -> None:
@@ -664,9 +712,9 @@ def test_each_field_is_its_value_rounded_to_the_nearest(
     packer = Packer(vector, weight=weight, encoding=encoding)
     add_masks(words, fill=packer.fill)
 
-    kind = np.float32 if bits <= 24 else np.float64
-    factor = kind(weight / 50 * encoding.steps)
     edge = int(weight / 50 * encoding.steps)
+    kind = np.float32 if bits <= 24 or edge <= 2**22 else np.float64
+    factor = kind(weight / 50 * encoding.steps)
     whole = np.clip(np.rint(vector.astype(kind) * factor), -edge, edge).astype(np.int64)
     numbers = [int(number) + 2 ** (bits - 1) for number in whole]
     numbers += [2 ** (bits - 1)] * (encoding.packed * encoding.per_word - 101)
