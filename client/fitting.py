@@ -14,7 +14,7 @@ from client.tasks.metrics import Prediction
 from common.backbone import Network, build_for
 from common.config import FederationConfig, PlantConfig
 from common.errors import UpdateError
-from common.sharing import FEDERATED
+from common.sharing import FEDERATED, SELF_SUPERVISED
 from common.tasks import KINDS, shared_outputs
 from common.weights import HALF
 
@@ -74,7 +74,7 @@ def read_by(config: FederationConfig) -> str:
     """Name the settings of a federation by which data is read."""
     section = KINDS[config.task].section
     own = getattr(config, section).model_dump_json() if section else config.image_size
-    return f"{config.task}/{own}"
+    return f"{config.task}/{own}" + "/unlabelled" * (config.method in SELF_SUPERVISED)
 
 
 def read(

@@ -74,7 +74,7 @@ class Trainer:
         network.eval()
         parts = []
         for batch in torch.split(indices, EVALUATION_BATCH):
-            with self._precision():
+            with self.precision():
                 parts.append(network.embed(self.inputs(batch)).float())
         return torch.cat(parts)
 
@@ -126,7 +126,7 @@ class Trainer:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimiser, max(1, training.head_epochs)
         )
-        with self._randomness(self.seed):
+        with self.randomness(self.seed):
             for _ in range(training.head_epochs):
                 outputs = head(F.dropout(features, 0.2))
                 loss = self.loss_of(outputs, targets, weights)
@@ -145,7 +145,7 @@ class Trainer:
         network.eval()
         inputs = made(self.inputs(indices), torch.Generator().manual_seed(self.seed))
         batches = torch.split(inputs, EVALUATION_BATCH)
-        with self._precision():
+        with self.precision():
             return torch.cat([network.embed(batch).float() for batch in batches])
 
     def fit(
@@ -189,9 +189,9 @@ class Trainer:
         pulled = pulls(network, anchor)
         weights = self._weights(indices)
         losses: list[float] = []
-        with self._randomness(self.seed) as generator:
+        with self.randomness(self.seed) as generator:
             for _ in range(epochs):
-                self._training_mode(network)
+                self.training_mode(network)
                 total = torch.zeros((), device=self.device)
                 batches = self._batches(indices, generator)
                 for batch in batches:
@@ -247,8 +247,8 @@ class Trainer:
         self, network: Network, batch: Tensor, weights: Tensor | None, generator: torch.Generator
     ) -> Tensor:
         """Return the mean loss of an augmented batch, on the device."""
-        inputs = self._augment(self._raw(batch), generator)
-        with self._precision():
+        inputs = self._augment(self.raw(batch), generator)
+        with self.precision():
             outputs = network(inputs)
         return self.loss_of(outputs.float(), self.targets(batch), weights)
 
@@ -291,7 +291,7 @@ class Trainer:
                 parameter.requires_grad_(True)
         return groups
 
-    def _training_mode(self, network: Network) -> None:
+    def training_mode(self, network: Network) -> None:
         """Dropout on; batch norm by policy, and never where its stage is frozen."""
         network.train()
         for layer in norm_layers(network):
@@ -304,13 +304,13 @@ class Trainer:
         order = indices[torch.randperm(len(indices), generator=generator).to(indices.device)]
         return _batched(order, self.config.training.batch_size)
 
-    def _raw(self, indices: Tensor) -> Tensor:
+    def raw(self, indices: Tensor) -> Tensor:
         """Return raw inputs; indices on the data's device, where they should be, are not copied."""
         return self.data.inputs[indices.to(self.data.inputs.device)]
 
     def inputs(self, indices: Tensor) -> Tensor:
         """Return examples as the network takes them, without augmentation."""
-        inputs: Tensor = self._evaluate(self._raw(indices))
+        inputs: Tensor = self._evaluate(self.raw(indices))
         return inputs
 
     def targets(self, indices: Tensor) -> Tensor:
@@ -325,11 +325,12 @@ class Trainer:
         weights = self.task.weights(self.data, indices)
         return None if weights is None else weights.to(self.device)
 
-    def _precision(self) -> torch.autocast:
+    def precision(self) -> torch.autocast:
+        """Return the context of a forward pass: bfloat16 on CUDA, float32 elsewhere."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
     @contextmanager
-    def _randomness(self, seed: int) -> Iterator[torch.Generator]:
+    def randomness(self, seed: int) -> Iterator[torch.Generator]:
         """Seed torch for dropout and yield a generator for the rest; restores both after."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):

@@ -31,7 +31,11 @@ FEDERATED = {
     "fedrep": Sharing(),
     "fedbn": Sharing(norm=False),
     "ditto": Sharing(),
+    "simclr": Sharing(),
 }
+
+#: Of these, methods that learn from images without labels too.
+SELF_SUPERVISED = frozenset({"simclr"})
 
 #: Methods of one plant alone (``pooled``: of all plants' data in one place, simulation only).
 ALONE = ("head_only", "local", "fine_tune", "l2sp", "pooled")

@@ -19,6 +19,7 @@ from client.methods.fine_tune import fine_tune
 from client.methods.good_parts import local, pooled, remember
 from client.methods.head_only import head_only
 from client.methods.l2sp import l2sp
+from client.methods.simclr import SimCLR
 from client.selection import Evidence
 
 FEDERATED: dict[str, Method] = {
@@ -28,6 +29,7 @@ FEDERATED: dict[str, Method] = {
     "fedrep": FedRep(),
     "fedbn": FedBN(),
     "ditto": Ditto(),
+    "simclr": SimCLR(),
 }
 
 ALONE: dict[str, Callable[[Work], Evidence]] = {

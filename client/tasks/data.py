@@ -68,6 +68,8 @@ class PlantData:
     fingerprint : of everything else that changes what a model learns from the same names and
         targets: settings of the task at this plant, content of the inputs.
     typical : median of each named input, for a look at units; it stays at the plant.
+    unlabelled : indices of examples that nobody has labelled, whose targets are -1; none unless a
+        method learns from them.
     skipped : files or rows that could not be used.
     notes : what a reader of the results should know, one line each.
     texts : what the examples say, where they are texts; never leaves the plant.
@@ -90,6 +92,7 @@ class PlantData:
     groups: Tensor | None = None
     fingerprint: str = ""
     typical: Mapping[str, float] = field(default_factory=dict)
+    unlabelled: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
@@ -129,6 +132,7 @@ class PlantData:
             train=self.train.to(device),
             validation=self.validation.to(device),
             test=self.test.to(device),
+            unlabelled=self.unlabelled.to(device),
             folds=tuple((train.to(device), held.to(device)) for train, held in self.folds),
             centre=None if self.centre is None else self.centre.to(device),
             spread=None if self.spread is None else self.spread.to(device),

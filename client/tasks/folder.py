@@ -33,6 +33,8 @@ Pixels = npt.NDArray[np.uint8]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 MANIFEST = "manifest.csv.gz"
+#: A folder beside those of the classes, of images that nobody has labelled.
+UNLABELLED = "unlabelled"
 
 #: What Pillow's decoders raise on damaged files, besides OSError.
 _DAMAGE = (
@@ -51,7 +53,7 @@ class Found:
     Attributes
     ----------
     file : path relative to the plant's folder, with forward slashes.
-    label : index into the classes.
+    label : index into the classes, -1 for none.
     size : bytes.
     modified : nanoseconds since 1970.
     """
@@ -123,6 +125,13 @@ def find(
     return names, found
 
 
+def unlabelled(folder: Path) -> list[Found]:
+    """List the images of a plant that nobody has labelled; their label is -1."""
+    if not (folder / UNLABELLED).is_dir():
+        return []
+    return _image_files(folder, UNLABELLED, label=-1)
+
+
 def image_files(place: Path) -> tuple[Path, list[str]]:
     """List images to judge: a file, or all in a folder and below it; hidden ones are passed over.
 
@@ -152,7 +161,7 @@ def _class_folders(folder: Path) -> list[str]:
         return sorted(
             entry.name
             for entry in os.scandir(folder)
-            if entry.is_dir() and not entry.name.startswith(".")
+            if entry.is_dir() and not entry.name.startswith(".") and entry.name != UNLABELLED
         )
     except FileNotFoundError as error:
         raise DataError(f"data folder must exist, got {folder}; check the path") from error

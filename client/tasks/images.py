@@ -18,20 +18,25 @@ from client.tasks import cache as kept
 from client.tasks.classes import Classes
 from client.tasks.data import PlantData, Progress, Skipped, Unlabelled
 from client.tasks.folder import (
+    UNLABELLED,
     Found,
     check_good,
     find,
     image_files,
     read_groups,
     read_images,
+    unlabelled,
 )
-from client.tasks.split import Quota, Split, keys, split
+from client.tasks.split import Key, Quota, Split, keys, split
 from client.tasks.transforms import Augment, Normalise
 from common.config import FederationConfig, PlantConfig
 from common.errors import ConfigError, DataError
+from common.sharing import SELF_SUPERVISED
 
 #: A test of fewer images a class says little, and is noted.
 FEW_TEST_IMAGES = 10
+#: Strength of the changes between two views of an image, of that in training.
+VIEWS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,7 @@ class Selection:
     test_per_class : at most this many test images a class; None: no limit.
     image_size : side of the square images, pixels.
     seed : of the split.
+    unlabelled : whether to read images that nobody has labelled too.
     """
 
     classes: tuple[str, ...] = ()
@@ -54,6 +60,7 @@ class Selection:
     test_per_class: int | None = None
     image_size: int = 96
     seed: int = 0
+    unlabelled: bool = False
 
 
 def load_images(
@@ -81,9 +88,13 @@ def load_images(
     """
     classes, found = find(folder, classes=selection.classes)
     check_good(selection.good, classes=classes, folder=folder)
+    listed = classes
+    if selection.unlabelled:
+        found += unlabelled(folder)
+        listed = (*classes, UNLABELLED)
     path = None
     if cache is not None:
-        path = kept.place(cache, folder=folder, classes=classes, size=selection.image_size)
+        path = kept.place(cache, folder=folder, classes=listed, size=selection.image_size)
     listing = kept.listing(found)
     pixels = kept.Pixels.load(path, listing=listing) if path else None
     data = _assemble(folder, classes, found, pixels, selection) if pixels else None
@@ -107,7 +118,8 @@ def _assemble(
     selection: Selection,
 ) -> PlantData | None:
     """Split the usable images and copy those in use; None if a kept one is damaged."""
-    usable = [index for index, why in enumerate(pixels.why) if not why]
+    readable = [index for index, why in enumerate(pixels.why) if not why]
+    usable = [index for index in readable if found[index].label >= 0]
     skipped = tuple(
         Skipped(file=item.file, why=why) for item, why in zip(found, pixels.why, strict=True) if why
     )
@@ -115,9 +127,10 @@ def _assemble(
     _check_usable(folder, classes, labels, skipped)
     files = [found[index].file for index in usable]
     contents = [pixels.digests[index] for index in usable]
+    ranks = keys(read_groups(folder, files=files), contents, seed=selection.seed)
     parts = split(
         labels,
-        keys(read_groups(folder, files=files), contents, seed=selection.seed),
+        ranks,
         classes=classes,
         quota=Quota(
             seed=selection.seed, labels=selection.labels_per_class, test=selection.test_per_class
@@ -125,7 +138,10 @@ def _assemble(
         where=str(folder),
     )
     used = sorted({*parts.train.tolist(), *parts.validation.tolist(), *parts.test.tolist()})
-    images = pixels.rows(torch.tensor([usable[index] for index in used]))
+    free = [index for index in readable if found[index].label < 0]
+    if selection.unlabelled:
+        free += [usable[index] for index in _beyond(parts, ranks)]
+    images = pixels.rows(torch.tensor([usable[index] for index in used] + free))
     if images is None:
         return None
     position = torch.full((len(usable),), -1)
@@ -138,8 +154,9 @@ def _assemble(
         classes=classes,
         good=selection.good,
         inputs=images,
-        targets=torch.tensor([labels[index] for index in used]),
-        names=tuple(files[index] for index in used),
+        targets=torch.tensor([labels[index] for index in used] + [-1] * len(free)),
+        names=(*(files[index] for index in used), *(found[index].file for index in free)),
+        unlabelled=torch.arange(len(used), len(used) + len(free)),
         train=folds[0][0],
         validation=folds[0][1],
         test=position[torch.from_numpy(parts.test)],
@@ -150,6 +167,13 @@ def _assemble(
             *_conflicts(files, labels, contents),
         ),
     )
+
+
+def _beyond(parts: Split, ranks: Sequence[Key]) -> list[int]:
+    """Return images whose labels are beyond the quotas, and that share no group with held ones."""
+    held = {ranks[index][0] for index in (*parts.validation, *parts.test)}
+    used = {*parts.train.tolist(), *parts.validation.tolist(), *parts.test.tolist()}
+    return [i for i, rank in enumerate(ranks) if i not in used and rank[0] not in held]
 
 
 def _check_usable(
@@ -217,6 +241,7 @@ class ImageTask(Classes):
                 test_per_class=settings.test_per_class,
                 image_size=config.image_size,
                 seed=settings.seed,
+                unlabelled=config.method in SELF_SUPERVISED,
             ),
             mean=config.mean,
             std=config.std,
@@ -255,6 +280,10 @@ class ImageTask(Classes):
 
     def training_transform(self) -> Augment:
         return Augment(self.augment, self.mean, self.std)
+
+    def views(self) -> Augment:
+        """Return what makes a view of an image: changes strong enough that content must be seen."""
+        return Augment(VIEWS * self.augment, self.mean, self.std)
 
     def evaluation_transform(self) -> Normalise:
         return Normalise(self.mean, self.std)

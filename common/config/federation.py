@@ -25,11 +25,11 @@ from common.config.table import TableColumns, TableSection
 from common.config.text import PlantTextSection, TextSection
 from common.config.training import MethodConfig, TrainingConfig
 from common.config.update import UpdateConfig
-from common.sharing import FEDERATED
+from common.sharing import FEDERATED, SELF_SUPERVISED
 from common.tasks import KINDS, TaskName, defaults_of, foreign_keys
 from common.toml import read_toml, validate
 
-MethodName = Literal["fedavg", "fedprox", "fedper", "fedrep", "fedbn", "ditto"]
+MethodName = Literal["fedavg", "fedprox", "fedper", "fedrep", "fedbn", "ditto", "simclr"]
 FEWEST_SUMMED = 3  #: plants of a secure sum
 
 
@@ -225,6 +225,15 @@ class FederationConfig(Section):
                 "update.form must be fp32, or coordinates with update.values = fp32, with "
                 f"secure_aggregation.enabled, got {update.form} with {update.values}: the values "
                 "become fixed point under the masks, and only these can be added unseen"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_of_images(self) -> Self:
+        if self.method in SELF_SUPERVISED and self.task != "image-classification":
+            raise ValueError(
+                f"method {self.method} must have task image-classification, got {self.task}: it "
+                "learns from two views of an image; use fedper"
             )
         return self
 

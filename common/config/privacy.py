@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from common.config.section import Positive, Section
+from common.sharing import SELF_SUPERVISED
 
 if TYPE_CHECKING:
     from common.config.federation import FederationConfig
@@ -82,6 +83,11 @@ def _of_records(config: FederationConfig) -> str:
         return (
             "method must be another than fedrep with privacy.unit 'record', got fedrep: it fits "
             "the head without noise, and the backbone's step follows the head; use fedper"
+        )
+    if config.method in SELF_SUPERVISED:
+        return (
+            f"method must be another than {config.method} with privacy.unit 'record': the gradient "
+            "of an image depends on the others of its batch; use fedper, or privacy.unit 'plant'"
         )
     if config.task != "image-classification":
         return (

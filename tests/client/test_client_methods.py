@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from client.methods import ALONE, FEDERATED, Work
 from client.methods.base import Arrays
+from client.methods.simclr import nt_xent
 from client.selection import judged
 from client.tasks.data import PlantData
 from client.training import Trainer
@@ -206,3 +209,41 @@ def test_a_small_plant_passes_over_its_images_more_often(
     training = training.model_copy(update={"batch_size": max(2, batch // 4)})
     work.trainer.config = changed(work.trainer.config, training=training)
     assert work.epochs == max(local_epochs, -(-local_steps // -(-batch // max(2, batch // 4))))
+
+
+def test_views_of_one_image_are_drawn_together() -> None:
+    # Two images, both views the same: each view has one partner at 1 and two strangers at 0.
+    shown = torch.eye(2).repeat(2, 1)
+    by_hand = -np.log(np.exp(2.0) / (np.exp(2.0) + 2.0))
+    assert nt_xent(shown, temperature=0.5).item() == pytest.approx(by_hand)
+    assert nt_xent(shown.flip(0)[[0, 1, 3, 2]], temperature=0.5).item() > by_hand
+
+
+def test_simclr_learns_from_images_without_labels_and_keeps_its_projector(
+    work_of: Callable[..., Work], toy: Toy, tiny: Tiny, changed: Change
+) -> None:
+    data = toy()
+    free = data.validation
+    # Each image has a colour of its own, by which its views are known again.
+    drawn = torch.Generator().manual_seed(3)
+    shape = (len(data.inputs), 3, 1, 1)
+    colours = torch.randint(0, 256, shape, dtype=torch.uint8, generator=drawn)
+    unlabelled = replace(
+        data,
+        inputs=colours.expand_as(data.inputs).contiguous(),
+        targets=data.targets.where(torch.arange(len(data.targets)) < len(data.train), -1),
+        unlabelled=free,
+    )
+    work = work_of(data=unlabelled)
+    FEDERATED["simclr"].train(work)
+    first = work.trainer.loss
+    assert distance(work.network, tiny()) > 0.01
+    assert work.trainer.seen % (len(data.train) + len(free)) == 0
+    assert work.extra.keys() == {"projector.0.weight", "projector.0.bias",
+                                 "projector.2.weight", "projector.2.bias"}  # fmt: skip
+    # The next round goes on with the same projector, and gets better at it.
+    work.trainer.config = changed(work.trainer.config, local_steps=60)
+    FEDERATED["simclr"].train(work)
+    assert first is not None
+    assert work.trainer.loss is not None
+    assert work.trainer.loss < first - 0.1

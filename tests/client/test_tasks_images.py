@@ -1,6 +1,7 @@
 import gzip
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -287,3 +288,30 @@ def test_the_real_plants(real_data: Path, tmp_path: Path) -> None:
     )
     assert fray.notes == ("class fray leaves 7 test images",)
     assert ImageTask(selection=Selection(), mean=(0.5,) * 3, std=(0.5,) * 3).augment == 1.0
+
+
+def test_images_without_labels_are_read_where_a_method_learns_from_them(
+    plant: Path, tmp_path: Path
+) -> None:
+    (plant / "unlabelled").mkdir()
+    grey = np.full((40, 40, 3), 7, dtype=np.uint8)
+    Image.fromarray(grey).save(plant / "unlabelled" / "today.png")
+    without, _ = load(plant, labels_per_class=4)
+    assert without.classes == ("dent", "good", "scratch")
+    assert len(without.unlabelled) == 0
+    data, decoded = load(plant, labels_per_class=4, test_per_class=2, unlabelled=True)
+    assert decoded == 37
+    assert same(replace(data, inputs=data.inputs[:18], targets=data.targets[:18],
+                        names=data.names[:18]),
+                load(plant, labels_per_class=4, test_per_class=2)[0])  # fmt: skip
+    # 12 images of each class, of which 6 are in use; and the one that has no label.
+    assert len(data.unlabelled) == 3 * 6 + 1
+    assert data.targets[data.unlabelled].tolist() == [-1] * 19
+    assert data.names[data.unlabelled[0]] == "unlabelled/today.png"
+    assert data.inputs[data.unlabelled[0]].unique().tolist() == [7]
+    held = {data.names[i] for i in (*data.validation.tolist(), *data.test.tolist())}
+    assert not held & {data.names[i] for i in data.unlabelled.tolist()}
+    # The cache of the one is not the cache of the other.
+    assert load(plant, cache=tmp_path / "cache", unlabelled=True)[1] == 37
+    assert load(plant, cache=tmp_path / "cache")[1] == 36
+    assert load(plant, cache=tmp_path / "cache", unlabelled=True)[1] == 0

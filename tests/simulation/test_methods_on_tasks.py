@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from client.methods import ALONE
 from client.plant import Plant
@@ -84,6 +85,10 @@ def test_what_the_table_says_holds(task: str, tmp_path: Path) -> None:
     begun = start(config, base=tmp_path)
     config = begun.config
     for method, word in table()[task].items():
+        if word == "no":
+            with pytest.raises(ValidationError, match=f"method {method} must have task"):
+                FederationConfig.model_validate(config.model_dump() | {"method": method})
+            continue
         assert word == "yes"
         if method == "pooled":
             found = train_pooled(tmp_path, [p.folder for p in plants], config, begun.release)
