@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,7 +37,6 @@ from client.personal import EVIDENCE, PersonalStore, Version
 from client.protection import protect
 from client.selection import Evidence, judged
 from client.tasks import PlantData, Task, task_of
-from client.tasks.data import Progress, Unlabelled
 from client.tasks.metrics import Prediction
 from client.training import Trainer
 from common.agreed import at_plant
@@ -58,7 +55,6 @@ log = logging.getLogger(__name__)
 LEFT = "update.left"
 
 Scores = dict[str, dict[str, float]]
-Array = npt.NDArray[np.float32]
 
 
 @cache
@@ -179,32 +175,6 @@ class Plant:
         write_tensors(network, self.store.model(version))
         predicted = self._trainer(config, seed=0).predict(network, indices)
         return predicted_of(data, indices, predicted)
-
-    def inspect(
-        self, place: Path, *, version: Version, progress: Progress | None = None
-    ) -> tuple[Unlabelled, Array]:
-        """Judge new examples with a stored whole model.
-
-        Returns
-        -------
-        the examples, and predictions: probabilities, shape (n, classes), or numbers in the plant's
-        units, shape (n, outputs).
-
-        Raises
-        ------
-        DataError
-            If there is nothing to judge, or the plant's own data, by which new data is read, is
-            gone.
-        """
-        config = FederationConfig.model_validate_json(version.config)
-        data = self.data(config)
-        found = self.task(config).read(place, like=data, progress=progress)
-        network = self.network(config)
-        write_tensors(network, self.store.model(version.number))
-        trainer = self._trainer(config, seed=0)
-        trainer.data = replace(data, inputs=found.inputs.to(data.inputs.device))
-        predicted = trainer.predict(network, torch.arange(len(found.names), device=trainer.device))
-        return found, predicted.numpy()
 
     def data(self, config: FederationConfig) -> PlantData:
         """Load the plant's data once; it stays in memory."""

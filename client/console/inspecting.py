@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from client.plant import Plant
 from client.tasks.data import Progress, Skipped
+from client.training import Trainer
+from common.backbone import write_tensors
 from common.config import FederationConfig
 from common.errors import StateError
 
@@ -88,14 +91,25 @@ def inspect(folder: Path, place: Path, *, progress: Progress | None = None) -> I
             f"model {version.number} must say how it was made, got one of an older program; the "
             "next one will"
         )
-    found, predicted = plant.inspect(place, version=version, progress=progress)
-    data = plant.data(FederationConfig.model_validate_json(version.config))
+    config = FederationConfig.model_validate_json(version.config)
+    data = plant.data(config)
+    found = plant.task(config).read(place, like=data, progress=progress)
+    network = plant.network(config)
+    write_tensors(network, plant.store.model(version.number))
+    trainer = Trainer(
+        task=plant.task(config),
+        data=replace(data, inputs=found.inputs.to(data.inputs.device)),
+        config=config,
+        device=data.inputs.device,
+        seed=0,
+    )
+    predicted = trainer.predict(network, torch.arange(len(found.names), device=trainer.device))
     return Inspection(
         version=deployed.version,
         source=deployed.source,
         names=found.names,
         outputs=data.classes or data.numbers,
-        predicted=predicted,
+        predicted=predicted.numpy(),
         classes=bool(data.classes),
         good=data.good,
         skipped=found.skipped,
