@@ -171,10 +171,15 @@ class Plant:
         """Judge the test examples, or others, with a stored whole model; for the report only."""
         data = self.data(config)
         indices = data.test if indices is None else indices
-        network = self.network(config)
-        write_tensors(network, self.store.model(version))
+        network = self.model(version, config=config)
         predicted = self._trainer(config, seed=0).predict(network, indices)
         return predicted_of(data, indices, predicted)
+
+    def model(self, version: int, *, config: FederationConfig) -> Network:
+        """Return a stored whole model."""
+        network = self.network(config)
+        write_tensors(network, self.store.model(version))
+        return network
 
     def data(self, config: FederationConfig) -> PlantData:
         """Load the plant's data once; it stays in memory."""

@@ -8,6 +8,7 @@ Confusion matrices and the most confident mistakes are in every report of classe
 from __future__ import annotations
 
 from common.tasks import TaskName, learns
+from simulation.heat_maps import anomaly_pictures
 from simulation.scatter import predicted_against_true
 from simulation.scene import Draw, Picture, Scene, svg_uri
 from simulation.series_pictures import series_pictures
@@ -18,6 +19,7 @@ __all__ = ["PICTURES", "Draw", "Picture", "Scene", "pictures_of", "svg_uri"]
 PICTURES: dict[TaskName | str, Draw] = {
     "numbers": predicted_against_true,
     "series-regression": series_pictures,
+    "image-anomaly": anomaly_pictures,
 }
 
 

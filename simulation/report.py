@@ -39,6 +39,8 @@ FIGURES = {
     "macro_f1": "Macro F1",
     "auroc": "AUROC",
     "escape_rate": "Escape rate",
+    "false_rejects": "Rejected good parts",
+    "escaped": "Escaped defects",
 }
 NUMBERS = {"r2": "R²", "rmse": "RMSE", "mae": "MAE", "bias": "Bias", "nasa_score": "NASA score"}
 TERMS = {
