@@ -92,6 +92,27 @@ def run(app: typer.Typer) -> None:
         sys.exit(INTERRUPTED)
 
 
+def moving_bar(screen: Console, *, width: int = 0, stays: bool = False) -> Progress:
+    """Return a bar with a note at its end; off a terminal it shows nothing.
+
+    Parameters
+    ----------
+    width : of the description, at least.
+    stays : whether it is left behind at the end.
+    """
+    return Progress(
+        SpinnerColumn(),
+        TextColumn(f"{{task.description:<{width}}}" if width else "{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=screen,
+        disable=not screen.is_terminal,
+        transient=not stays,
+    )
+
+
 @contextmanager
 def progress(what: str, *, total: int | None = None) -> Iterator[Advance]:
     """Show progress of something that takes more than two seconds.
@@ -102,16 +123,7 @@ def progress(what: str, *, total: int | None = None) -> Iterator[Advance]:
     """
     screen = errors()
     if screen.is_terminal:
-        with Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
-            console=screen,
-            transient=True,
-        ) as bar:
+        with moving_bar(screen) as bar:
             task = bar.add_task(what, total=total, note="")
             yield lambda note: bar.update(task, advance=1, note=note)
     else:

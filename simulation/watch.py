@@ -3,50 +3,31 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Self
 
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
     TaskID,
-    TextColumn,
-    TimeElapsedColumn,
 )
 
-from common.terminal import QUIET, errors
+from common.closing import Closing
+from common.terminal import QUIET, errors, moving_bar
 
 
-class Display:
+class Display(Closing):
     """Shows what `simulation.run.Watch` is told."""
 
     def __init__(self) -> None:
         self._console = errors()
         self._bars: dict[str, TaskID] = {}
         self._told = time.monotonic()
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:<18}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[note]}", markup=True),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
+        self._progress = moving_bar(self._console, width=18, stays=True)
 
     def __enter__(self) -> Self:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Leave the bars as they are."""
         self._progress.stop()
 
     def __call__(self, phase: str, done: int, total: int, note: str) -> None:

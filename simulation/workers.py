@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from enum import Enum
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from common.closing import Closing
 from common.errors import ConfigError
 
 _SPAWN = get_context("spawn")
@@ -39,7 +39,7 @@ class Task:
     arguments: tuple[Any, ...]
 
 
-class Workers:
+class Workers(Closing):
     """A fixed number of places."""
 
     def __init__(self, count: int) -> None:
@@ -48,15 +48,8 @@ class Workers:
         self.count = count
         self._processes: dict[int, _Process] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End every process."""
         for process in self._processes.values():
             process.kill()
         self._processes.clear()

@@ -13,12 +13,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, TypeVar
 
 import grpc
 
 from common import errors
+from common.closing import Closing
 from common.errors import ConfigError, EngineError, TransferlineError
 from common.wire import plant_pb2 as wire
 from common.wire.parts import Parts
@@ -83,7 +83,7 @@ def call(
         return client.call(parts, seconds=seconds, patience=patience)
 
 
-class PlantClient:
+class PlantClient(Closing):
     """A connection to one daemon; to be used as a context.
 
     Parameters
@@ -109,17 +109,6 @@ class PlantClient:
                 f"{VARIABLE} must be unix:PATH, or HOST:PORT with the link's keys, got {address!r}"
             )
         self._stub = PlantStub(self._channel)  # type: ignore[no-untyped-call]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the connection; what runs at the plant goes on."""

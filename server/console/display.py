@@ -7,21 +7,13 @@ plain line.
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
+from common.closing import Closing
 from common.orders import Kind
-from common.terminal import errors
+from common.terminal import errors, moving_bar
 from server.centre import Centre
 from server.engine.event_log import EventReader
 from server.events import Event, ReplyArrived, RoundClosed, RoundStarted, Waiting
@@ -44,7 +36,7 @@ def closed_line(event: Event) -> str | None:
     return None
 
 
-class Display:
+class Display(Closing):
     """A run as it happens; a context.
 
     Parameters
@@ -55,29 +47,15 @@ class Display:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._note = ""
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+        self._bar = moving_bar(console)
         self._task = self._bar.add_task("waiting", total=None, note="")
 
     def __enter__(self) -> Self:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Take the bar away."""
         self._bar.stop()
 
     def state(self, text: str) -> None:

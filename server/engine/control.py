@@ -18,8 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -44,6 +42,7 @@ from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
 
+from common.closing import Closing
 from common.errors import EngineError, IdentityError
 from server.engine.inner import Inner
 
@@ -101,7 +100,7 @@ class Node:
     online: bool
 
 
-class Control:
+class Control(Closing):
     """A connection to the Control API of a SuperLink on loopback; a context manager.
 
     Parameters
@@ -122,17 +121,6 @@ class Control:
             self._url, interceptors=[CliClientHttpInterceptor()], verify=verify
         )
         self._health = httpx.Client(verify=verify, timeout=2.0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection."""
