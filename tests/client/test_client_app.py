@@ -266,8 +266,8 @@ import client.app
 seconds, new = time.process_time() - start, set(sys.modules) - before
 ours = {name for name in new if name.split(".")[0] in ("client", "common")}
 assert ours <= {
-    "client", "client.app", "client.link", "client.link.bridge_client", "common", "common.errors",
-    "common.home",
+    "client", "client.app", "client.link", "client.link.bridge_client", "common", "common.closing",
+    "common.errors", "common.home",
     "common.wire", "common.wire.parts", "common.wire.pieces", "common.wire.plant_pb2",
     "common.wire.plant_pb2_grpc",
 }, ours
