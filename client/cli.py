@@ -21,6 +21,7 @@ from client.console.checks import Check, Plant, State, checks
 from client.layout import federation_of, holds_plant, open_settings
 from common.agreed import at_plant
 from common.errors import ConfigError
+from common.tasks import KINDS
 from common.terminal import FAILED, command_line, console, progress, run
 from common.token import Token
 
@@ -56,7 +57,7 @@ def join(
 ) -> None:
     """Join a federation: makes the plant's folder, its keys and its settings.
 
-    Images are read first, so that a token is not used in vain. Keys are made here and stay
+    Data is read first, so that a token is not used in vain. Keys are made here and stay
     here. If it is cut off, give the same command again.
 
     Example: transferline-plant join --token TOKEN --data /data/line-3 --dir ./plant-a
@@ -75,7 +76,7 @@ def join(
     if readmitted:
         found = joining.join_again(entry)
     else:
-        with progress("reading images") as advance:
+        with progress("reading data") as advance:
             found = joining.join(entry, progress=lambda done, total: advance(f"of {total}"))
     screens.show_joined(console(), found, folder=folder)
 
@@ -117,37 +118,45 @@ def link(
 
 @app.command()
 def check(
-    folder: Annotated[
-        Path, typer.Argument(help="The plant's folder; or a folder of images, one folder a class.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="The plant's folder; or a folder of data alone.")],
     *,
     as_json: AsJson = False,
+    task: Annotated[
+        str, typer.Option(help=f"Of a folder of data: what it is for, {', '.join(KINDS)}.")
+    ] = "",
+    federation: Annotated[
+        Path | None,
+        typer.Option(help="Of a folder of data: the federation.toml by which it is read."),
+    ] = None,
     image_size: Annotated[
-        int, typer.Option(min=32, max=1024, help="Of a folder of images: side, pixels.")
-    ] = 96,
+        int | None, typer.Option(min=32, max=1024, help="Of a folder of images: side, pixels.")
+    ] = None,
     good: Annotated[str, typer.Option(help="Of a folder of images: the class of good parts.")] = "",
     labels_per_class: Annotated[
         int | None,
-        typer.Option(min=2, help="Of a folder of images: labelled images a class; default: all."),
+        typer.Option(min=2, help="Of a folder of data: labelled examples a class; default: all."),
     ] = None,
 ) -> None:
     """Say whether a plant can take part, one line each, with what to do.
 
     Data, device, disk, clock, connection, certificate, policy, and what the link could reach. Exit
-    code 1 if something would keep the plant from taking part. For a folder of images: what a
-    federation would learn from them.
+    code 1 if something would keep the plant from taking part. For a folder of data: what a
+    federation would learn from it, images if nothing else is said.
 
     Example: transferline-plant check ./plant-a
     """
     if not holds_plant(folder):
         from client.console import survey  # noqa: PLC0415  loads torch, which takes seconds
-        from client.tasks.images import Selection, load_images  # noqa: PLC0415  the same
 
-        chosen = Selection(good=good, labels_per_class=labels_per_class, image_size=image_size)
-        with progress("reading images") as advance:
-            data = load_images(
-                folder, selection=chosen, progress=lambda done, total: advance(f"of {total}")
-            )
+        given = {
+            "task": task or None,
+            "image_size": image_size,
+            "good": good or None,
+            "labels_per_class": labels_per_class,
+        }
+        asked = survey.Asked.of(folder, file=federation, given=given)
+        with progress("reading data") as advance:
+            data = asked.read(progress=lambda done, total: advance(f"of {total}"))
         if as_json:
             print_json(survey.facts(data))
         else:
@@ -306,7 +315,7 @@ def _checks(plant: Plant, *, quiet: bool) -> list[Check]:
 
         one = fitness.device(plant)
     note(one)
-    with progress("reading images") as advance:
+    with progress("reading data") as advance:
         one = fitness.data(plant, progress=lambda done, total: advance(f"of {total}"))
     note(one)
     return found

@@ -12,7 +12,7 @@ from client.tasks import PlantData, Task, task_of
 from client.tasks.data import Progress
 from client.tasks.metrics import Prediction
 from common.backbone import Network, build_for
-from common.config import FederationConfig, PlantConfig
+from common.config import FederationConfig, PlantConfig, PlantSection
 from common.errors import UpdateError
 from common.sharing import FEDERATED, SELF_SUPERVISED
 from common.tasks import KINDS, shared_outputs
@@ -101,6 +101,29 @@ def read(
     known = config.model_copy(update={"mean": config.mean or HALF, "std": config.std or HALF})
     place = (folder / settings.data).resolve()
     return task_of(known, settings).load(place, cache=cache, progress=progress)
+
+
+def settings_of(config: FederationConfig, *, name: str, data: Path) -> PlantConfig:
+    """Return what federation.toml alone says of a plant: its ``[plants.NAME]``, the rest as it is.
+
+    Parameters
+    ----------
+    data : the plant's folder of data.
+    """
+    section = config.plants.get(name, PlantSection())
+    own = KINDS[config.task].section
+    return PlantConfig(
+        name=name,
+        data=str(data.resolve()),
+        classes=section.classes,
+        good=section.good,
+        labels_per_class=config.labels_per_class,
+        test_per_class=config.test_per_class,
+        seed=config.seed,
+        device=config.device,
+        adoption_margin=config.adoption_margin,
+        **({own: getattr(section, own)} if own else {}),
+    )
 
 
 def misfit(found: PlantData, config: FederationConfig) -> str:

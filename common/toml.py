@@ -13,7 +13,7 @@ import textwrap
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -191,6 +191,8 @@ def _locate(
             inside, by_name = subsection(field), tables(field)
             if inside is not None or by_name is not None:
                 field = None
+        elif field is not None and get_origin(field.annotation) is dict:
+            field = FieldInfo.from_annotation(get_args(field.annotation)[1])
     return ".".join(parts), field, values
 
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from client.fitting import settings_of
 from client.plant import Plant, open_plant
 from client.tasks import TASKS
 from client.tasks.tables.columns import far_apart
 from common.backbone import Network, has_norm, load_source, norm_layers
-from common.config import FederationConfig, PlantConfig, PlantSection
+from common.config import FederationConfig
 from common.errors import ConfigError, DataError
 from common.sharing import FEDERATED
 from common.source import first_release, what_travels
-from common.tasks import KINDS, TaskName, learns
+from common.tasks import TaskName, learns
 from server.engine.job import Job
 from simulation.desks import make_identities
 from simulation.workers import Task, Workers
@@ -123,7 +123,7 @@ def prepare(
     source = load_source(config, base=base)
     config = source.config
     for name, folder in data.items():
-        Plant.create(home / "plants" / name, _plant_config(name, folder, config))
+        Plant.create(home / "plants" / name, settings_of(config, name=name, data=folder))
     tasks = [
         Task(place, describe, (home / "plants" / name, config)) for place, name in enumerate(data)
     ]
@@ -203,28 +203,6 @@ def _skipped(name: str, plant: Description) -> str:
     shown = ", ".join(f"{file} ({why})" for file, why in plant.skipped[:3])
     more = f" and {len(plant.skipped) - 3} more" if len(plant.skipped) > 3 else ""
     return f"{name}: skipped {shown}{more}"
-
-
-def _plant_config(name: str, folder: Path, config: FederationConfig) -> PlantConfig:
-    section = config.plants.get(name, PlantSection())
-    return PlantConfig(
-        name=name,
-        data=str(folder.resolve()),
-        classes=section.classes,
-        good=section.good,
-        labels_per_class=config.labels_per_class,
-        test_per_class=config.test_per_class,
-        seed=config.seed,
-        device=config.device,
-        adoption_margin=config.adoption_margin,
-        **_own(section, config),
-    )
-
-
-def _own(section: PlantSection, config: FederationConfig) -> dict[str, Any]:
-    """Return what the simulation says of a plant's data in the task's own section."""
-    name = KINDS[config.task].section
-    return {name: getattr(section, name)} if hasattr(section, name) else {}
 
 
 def _job(config: FederationConfig, network: Network, plants: list[str]) -> Job:

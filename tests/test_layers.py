@@ -6,6 +6,8 @@ Read from the source, so that a late import inside a function counts too.
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -207,3 +209,15 @@ def test_what_is_allowed_is_not_reported(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert violations(tmp_path) == []
+
+
+def test_messages_name_extras_that_there_are() -> None:
+    there = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {
+        extra: path.relative_to(ROOT).as_posix()
+        for layer in LAYERS
+        for path in (ROOT / layer).rglob("*.py")
+        for extra in re.findall(r"transferline\[(\w+)\]", path.read_text(encoding="utf-8"))
+    }
+    assert "tables" in named
+    assert not {extra: path for extra, path in named.items() if extra not in there}

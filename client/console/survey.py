@@ -5,13 +5,90 @@ Reads as a round would. Nothing is written and nothing leaves the machine.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from client.tasks.data import PlantData
+from client import fitting
+from client.tasks import TASKS
+from client.tasks.data import PlantData, Progress
+from common.backbone import settled
+from common.config import FederationConfig, PlantConfig
+from common.errors import ConfigError
+from common.tasks import KINDS
+from common.toml import read_toml, validate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A folder of data and by what it is to be read.
+
+    Attributes
+    ----------
+    settings : of a plant that would have this data.
+    """
+
+    config: FederationConfig
+    settings: PlantConfig
+
+    @classmethod
+    def of(cls, folder: Path, *, file: Path | None, given: Mapping[str, Any]) -> Asked:
+        """Put a federation's settings and what was typed together.
+
+        Parameters
+        ----------
+        file : federation.toml; its ``[plants.NAME]`` of the folder's name counts too.
+        given : keys that go before those of the file, None where nothing was typed; ``good`` is
+            the plant's.
+
+        Raises
+        ------
+        ConfigError
+            If the file or a key is wrong, or nothing says what kind of data it is.
+        """
+        values = {} if file is None else read_toml(file, hint="write one with `init`")
+        if file is None and not given.get("task"):
+            _images_alone(folder)
+        typed = {key: value for key, value in given.items() if value is not None}
+        good = typed.pop("good", "")
+        config = validate(FederationConfig, values | typed, name=str(file or "check"))
+        config = settled(config, base=Path() if file is None else file.parent)
+        settings = fitting.settings_of(
+            config, name=folder.resolve().name[:64] or "plant", data=folder
+        )
+        if good:
+            settings = settings.model_copy(update={"good": good})
+        return cls(config=config, settings=settings)
+
+    def read(self, *, progress: Progress | None = None) -> PlantData:
+        """Read the data as a round would, and keep nothing.
+
+        Raises
+        ------
+        DataError, ConfigError
+            If it is not fit for training.
+        """
+        return fitting.read(
+            self.settings, self.config, folder=Path(), cache=None, progress=progress
+        )
+
+
+def _images_alone(folder: Path) -> None:
+    """Refuse a folder that holds something else than images, where nobody says what it is for."""
+    images = any(kind.is_plant(folder) for task, kind in TASKS.items() if KINDS[task].images)
+    fitting_tasks = [
+        task for task, kind in TASKS.items() if not KINDS[task].images and kind.is_plant(folder)
+    ]
+    if folder.is_dir() and not images and fitting_tasks:
+        raise ConfigError(
+            f"{folder} must hold images in class folders where no task is named, got files of "
+            f"another kind; give --task {' or '.join(fitting_tasks)}, or --federation FILE"
+        )
 
 
 def facts(data: PlantData) -> dict[str, Any]:

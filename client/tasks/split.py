@@ -258,19 +258,19 @@ def _check_enough(
         if quota.labels is None
         else f"{quota.labels} labelled and 1 for the test"
     )
-    remedy = "add images, lower labels_per_class, or leave the class out with `classes`"
+    remedy = "add some, lower labels_per_class, or leave the class out with `classes`"
     counts = _count(groups, classes=len(classes))
     for label, name in enumerate(classes):
         if counts[label] < need:
             raise DataError(
-                f"class {name} of {where} must have at least {need} usable images ({wanted}), "
+                f"class {name} of {where} must have at least {need} usable examples ({wanted}), "
                 f"got {counts[label]}; {remedy}"
             )
         having = sum(label in group for group in groups)
         if having < 3:
             raise DataError(
-                f"class {name} of {where} must have images of at least 3 groups (training, "
-                f"validation, test; copies of an image are one group), got {having}; {remedy}"
+                f"class {name} of {where} must have examples of at least 3 groups (training, "
+                f"validation, test; copies are one group), got {having}; {remedy}"
             )
 
 
@@ -279,6 +279,6 @@ def _check_complete(groups: Sequence[Group], *, classes: Sequence[str], where: s
         if not count:
             raise DataError(
                 f"class {classes[label]} of {where} must have groups of its own for training, "
-                "validation and test, got too many that it shares with other classes; add images "
+                "validation and test, got too many that it shares with other classes; add some "
                 "or leave the class out with `classes`"
             )

@@ -55,6 +55,35 @@ def test_what_a_plant_holds(plant: Path) -> None:
     assert "skipped: good/note.jpg: not a JPEG, PNG, BMP or TIFF image" in text
 
 
+@pytest.fixture
+def orders(tmp_path: Path) -> Path:
+    """Return a folder of work orders, one of which is empty."""
+    rows = ["what;system", ";motor"]
+    rows += [f"{thing} {number} leaks;{thing}" for thing in ("pump", "hose") for number in range(9)]
+    (tmp_path / "plant").mkdir()
+    (tmp_path / "plant" / "orders.csv").write_text("\n".join(rows))
+    return tmp_path / "plant"
+
+
+def test_data_of_another_kind_is_read_by_its_task_and_settings(orders: Path) -> None:
+    with pytest.raises(ConfigError, match=r"give --task .*text-classification"):
+        call(str(orders))
+    with pytest.raises(DataError, match=r"must have the columns text and label, got what, system"):
+        call(str(orders), "--task", "text-classification")
+    settings = orders.parent / "federation.toml"
+    settings.write_text(
+        'task = "text-classification"\n[text]\ntext = "what"\nlabel = "nothing"\n'
+        '[plants.plant.text]\nlabel = "system"\n'
+    )
+    text = call(str(orders), "--federation", str(settings))
+    assert "skipped: orders.csv:2: empty text" in text
+    assert ["pump", "5", "2", "2"] in [line.split() for line in text.splitlines()]
+    with pytest.raises(ConfigError, match="image_size must be left out"):
+        call(str(orders), "--federation", str(settings), "--image-size", "64")
+    with pytest.raises(ConfigError, match=r"^check: task must be one of "):
+        call(str(orders), "--task", "words")
+
+
 def test_as_json(plant: Path) -> None:
     facts = json.loads(call(str(plant), "--labels-per-class", "4", "--json"))
     good = facts["classes"]["good"]

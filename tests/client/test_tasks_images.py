@@ -113,7 +113,7 @@ def test_a_class_of_broken_files_names_the_first(plant: Path) -> None:
 
 def test_too_few_images_name_folder_class_count_and_need(plant: Path) -> None:
     with pytest.raises(
-        DataError, match=r"class dent of .*/plant must have at least 21 usable images .*, got 12;"
+        DataError, match=r"class dent of .*/plant must have at least 21 usable examples .*, got 12;"
     ):
         load(plant, labels_per_class=20)
 

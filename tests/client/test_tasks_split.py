@@ -204,8 +204,8 @@ def test_copies_join_groups_even_across_manifest_groups() -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (singles(30, 20), 20, "class class1 of plants/steel must have at least 21 usable images"),
-        (singles(30, 2), None, "class class1 of plants/steel must have at least 3 usable images"),
+        (singles(30, 20), 20, "class class1 of plants/steel must have at least 21 usable examples"),
+        (singles(30, 2), None, "class class1 of plants/steel must have at least 3 usable examples"),
         ([*singles(30), *[(1, "lot", f"x{i}") for i in range(30)]], 5, "3 groups .*, got 1"),
         ([*singles(30), *[(1, None, "same")] * 9], None, "3 groups .*, got 1"),
     ],

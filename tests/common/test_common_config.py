@@ -82,6 +82,10 @@ def test_a_config_survives_json(tmp_path: Path) -> None:
         ("classes = ['a', 'b', 'a']", "classes must be distinct names, got 'a' twice"),
         ("round_deadline = inf", "round_deadline must be a number above 0"),
         ("[training]\nlearning_rate = nan", "training.learning_rate must be a number above 0"),
+        (
+            "task = 'tabular'\n[table.shared]\ntemp = 0.2",
+            "table.shared.temp must be a list of numbers, got 0.2",
+        ),
         ("method = 'local'", "method must be one of fedavg, fedprox, fedper"),
         (
             "[plants.steel]\nclasses = ['a', 'b']\ngood = 'c'",

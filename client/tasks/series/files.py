@@ -196,7 +196,7 @@ def _parquet(path: Path) -> dict[str, Array]:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise ConfigError(
-            f"{path} needs pyarrow to be read; pip install 'transferline[parquet]', or save it "
+            f"{path} needs pyarrow to be read; pip install 'transferline[tables]', or save it "
             "as csv or npz"
         ) from error
     try:

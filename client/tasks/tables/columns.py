@@ -25,7 +25,12 @@ MOSTLY = 0.5
 
 
 def numbers_of(
-    name: str, cells: Sequence[str], rows: Sequence[str], *, where: str
+    name: str,
+    cells: Sequence[str],
+    rows: Sequence[str],
+    *,
+    where: str,
+    otherwise: str = "name the column under table.categories or table.drop",
 ) -> tuple[Floats, str] | None:
     """Read a column as numbers.
 
@@ -34,6 +39,7 @@ def numbers_of(
     cells : its texts, "" where one is missing.
     rows : names of the rows, for messages.
     where : the plant's folder, for messages.
+    otherwise : what to do where the column is meant to be as it is.
 
     Returns
     -------
@@ -60,8 +66,7 @@ def numbers_of(
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise DataError(
             f"column {name!r} of {where} must hold numbers, got {cells[wrong[0]]!r} in "
-            f"{rows[wrong[0]]}{more}; mend it, or name the column under table.categories or "
-            "table.drop"
+            f"{rows[wrong[0]]}{more}; mend it, or {otherwise}"
         )
     endless = int(np.isinf(values).sum())
     values[~np.isfinite(values.astype(np.float32))] = np.nan

@@ -67,7 +67,13 @@ class NumberTable(_Tables, Numbers):
     ) -> PlantData:
         rows = read_rows(folder, progress=progress)
         target = _target(rows, self.selection, folder)
-        found = numbers_of(target, rows.cells[target], rows.names, where=str(folder))
+        found = numbers_of(
+            target,
+            rows.cells[target],
+            rows.names,
+            where=str(folder),
+            otherwise='set table.learn = "classes"',
+        )
         if found is None:
             raise DataError(
                 f"target {target!r} of {folder} must hold numbers, got "
