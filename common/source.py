@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,8 @@ def main(arguments: list[str]) -> int:
         if layout:
             facts = _layout(config, base=path.parent)
         else:
-            begun = start(config, base=path.parent)
+            with redirect_stdout(sys.stderr):  # torch says there what it downloads
+                begun = start(config, base=path.parent)
             write_source(out / SOURCE, begun.release)
             facts = _facts(begun.config, begun.release.schema, begun.travelling)
             facts["hash"] = begun.release.hash

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 import signal
 import sys
 from datetime import timedelta
@@ -352,7 +353,7 @@ def _invite(centre: Centre, plant: str, *, valid: str, readmit: bool, as_json: b
     sys.stdout.write(f"{token.text()}\n")
     errors().print(
         f"for {plant}, once, until {token.expires:%Y-%m-%d %H:%M} UTC; at the plant:\n"
-        f"  transferline-plant join --token TOKEN --data FOLDER --dir ./{plant}",
+        f"  transferline-plant join --token TOKEN --data FOLDER --dir {shlex.quote(f'./{plant}')}",
         markup=False,
     )
 

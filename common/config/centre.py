@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from common.config.section import Section
 from common.toml import read_toml, validate
 
-Address = Annotated[str, Field(pattern=r"^[^:/\s]+:\d{1,5}$")]
+PORTS = range(1, 65536)
+
+
+def check_address(text: str) -> str:
+    """Return an address that is ``host:port``.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    found = re.fullmatch(r"[^:/\s]+:(\d{1,5})", text)
+    if found is None or int(found[1]) not in PORTS:
+        raise ValueError(
+            f"must be host:port with a port from 1 to 65535, such as centre.example:8443, got "
+            f'"{text}"'
+        )
+    return text
+
+
+Address = Annotated[str, AfterValidator(check_address)]
 
 
 class CentreConfig(Section):

@@ -161,7 +161,8 @@ def check_log(context: typer.Context) -> None:
         verdict = verify_log(centre.store(), trust=centre.trust(history=True), advance=advance)
     if verdict.faults:
         raise StateError("\n".join(verdict.faults))
-    console().print(f"{verdict.entries} entries are whole and signed")
+    entries = "1 entry is" if verdict.entries == 1 else f"{verdict.entries} entries are"
+    console().print(f"{entries} whole and signed")
 
 
 def _list_releases(folder: Path, *, as_json: bool) -> None:
