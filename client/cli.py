@@ -145,6 +145,10 @@ def check(
 
     Example: transferline-plant check ./plant-a
     """
+    if not folder.exists():
+        raise ConfigError(
+            f"folder must be a plant's or one of images, got none at {folder}; check the path"
+        )
     if not holds_plant(folder):
         from client.console import survey  # noqa: PLC0415  loads torch, which takes seconds
 

@@ -202,6 +202,7 @@ def show_joined(out: Console, found: Membership, *, folder: Path) -> None:
         put(out, f"{count} of the files cannot be used: transferline-plant check {settings.data}")
     if found.problem:
         put(out, f"its data does not fit yet: {found.problem}")
+        put(out, f"if the data lie elsewhere, set `data` in {folder / SETTINGS}")
     for key, address in found.moved.items():
         put(out, f'the centre has moved: set {key} = "{address}" in {folder / SETTINGS}')
     if not settings.link.user:

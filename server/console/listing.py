@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from common.orders import Kind
 from common.pki import read_certificate
 from server.centre import SERVER, Centre
+from server.engine.edge import find_nginx
 from server.seals import CA, RELEASE
 from server.state.tables import (
     ACTIVE,
@@ -146,6 +147,11 @@ def _warnings(centre: Centre, runs: Sequence[Facts], enrolled: int) -> list[str]
     found = []
     if not centre.is_up:
         found.append(f"the centre is not up; transferline-server up {centre.folder}")
+    if find_nginx(centre.config.nginx) is None:
+        found.append(
+            "nginx is not installed, so `up` serves this machine only; apt install nginx-light, or "
+            "set `nginx` in centre.toml to its path, and start `up` again"
+        )
     if runs and enrolled < 1:
         found.append("no plant is enrolled; transferline-server invite")
     return found

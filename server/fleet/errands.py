@@ -11,7 +11,7 @@ import time
 
 from flwr.app import RecordDict
 
-AWAY = 360.0  #: seconds that a round waits for a node that is gone: longer than a cut of five minutes
+AWAY = 360.0  #: seconds that a round waits for a node that is gone; a cut may last five minutes
 RETRY = (2.0, 30.0)  #: seconds before a message is sent again: first, longest
 ATTEMPTS = 20  #: sendings of one message to one plant
 
