@@ -12,6 +12,11 @@ rest, with longer and longer pauses, and meanwhile takes no other: a plant on a 
 up all others until the round is over. Here a reply is handed out once it is all there, or once its
 upload has stood still for three minutes, which is then told as an error.
 
+*Again*: Flower takes a message for delivered once it has answered, though the answer is lost where
+the edge or a line dies that moment; the plant would hear nothing until the round's deadline. A
+SuperNode asks for a message only while it has none, so what it was given and has not confirmed goes
+out again.
+
 *Later*: a full disk or a locked database is "try again" (503), which every part of Flower does. Its
 own answer (500) ends the thread of a SuperNode that says that it lives, and loses replies.
 
@@ -24,10 +29,12 @@ import importlib
 import logging
 import os
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from fastapi import HTTPException, Request, Response, status
 from flwr.app import Message
@@ -41,10 +48,11 @@ from flwr.supercore.state.schema.corestate_models import (
     ObjectPushSessionPending,
     ObjectPushSessionRoot,
 )
-from flwr.supercore.state.schema.linkstate_models import MessageRes
+from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
+from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink import config_loader
 from flwr.superlink.routers.fleet import node_auth
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from common.home import VARIABLE
@@ -56,9 +64,12 @@ PATIENCE = 120  #: seconds
 TAKE = "get_message_res"  #: of Flower's state: what hands replies out
 OBJECTS = "objects"  #: folder of the centre's, for pieces on their way
 
+GIVE = "get_message_ins"  #: and what gives messages to SuperNodes
+TIMES = 5  #: that a message goes out again
 TRANSLATOR = "http_error_translator"  #: of Flower's application: turns errors into answers
 
 Take = Callable[[SqlLinkState, set[str], int], list[Message]]
+Give = Callable[..., list[Message]]
 Next = Callable[[Request], Awaitable[Response]]
 Translate = Callable[[Request, Next], Awaitable[Response]]
 
@@ -93,6 +104,36 @@ def uploading(state: SqlLinkState, messages: set[str]) -> set[str]:
     )
     with state.session() as session:
         return {str(ident) for ident in session.scalars(query)}
+
+
+def again(give: Give) -> Give:
+    """Return a way to give messages to a node that gives it again what it has not confirmed."""
+    times: Counter[str] = Counter()
+
+    def given(self: SqlLinkState, node_id: int, limit: int | None, **rest: Any) -> list[Message]:
+        lost = {ident for ident in unconfirmed(self, node_id) if times[ident] < TIMES}
+        if lost:
+            times.update(lost)
+            log.warning("node %d has not confirmed %d messages: again", node_id, len(lost))
+            with self.session() as session:
+                chosen = update(MessageIns).where(MessageIns.message_id.in_(lost))
+                session.execute(chosen.values(delivered_at=""))
+        return give(self, node_id, limit, **rest)
+
+    return given
+
+
+def unconfirmed(state: SqlLinkState, node: int) -> list[str]:
+    """Return the messages that a node was given and of which it has not said that it has them."""
+    query = select(MessageIns.message_id).where(
+        MessageIns.dst_node_id == uint64_to_int64(node),
+        MessageIns.delivered_at != "",
+        MessageIns.created_at + MessageIns.ttl > now().timestamp(),
+    )
+    with state.session() as session:
+        given = [str(ident) for ident in session.scalars(query)]
+    # Flower deletes what a message carries once the node has confirmed it.
+    return [ident for ident in given if state.object_store.get(ident) is not None]
 
 
 def store_in(folder: Path) -> type[ObjectStoreFactory]:
@@ -147,6 +188,7 @@ def main() -> None:
     _set(vars(node_auth), "SYSTEM_TIME_TOLERANCE", int(TOLERANCE.total_seconds()))
     _set(vars(node_auth), "TIMESTAMP_TOLERANCE", int(TOLERANCE.total_seconds()))
     _set(vars(config_loader), "ObjectStoreFactory", store_in(Path(os.environ[VARIABLE]) / OBJECTS))
+    setattr(SqlLinkState, GIVE, again(getattr(SqlLinkState, GIVE)))
     names = vars(importlib.import_module("flwr.superlink.main"))
     _set(names, TRANSLATOR, later(names[TRANSLATOR]))
     setattr(SqlLinkState, TAKE, whole(getattr(SqlLinkState, TAKE)))

@@ -143,6 +143,27 @@ def test_what_is_replaced_is_there() -> None:
     assert "ObjectStoreFactory" in vars(config_loader)
 
 
+def test_a_message_that_a_node_has_not_confirmed_goes_out_again(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SqlLinkState, superlink.GIVE, superlink.again(SqlLinkState.get_message_ins))
+
+    def given(node: int) -> list[str]:
+        return [m.metadata.message_id for m in line.state.get_message_ins(node, 1)]
+
+    first, second = (message.metadata.message_id for message in line.messages)
+    assert given(line.nodes[0]) == [first]
+    assert given(line.nodes[1]) == [second]
+    assert given(line.nodes[0]) == [first]  # the answer before was lost
+    line.state.object_store.delete(first)  # as Flower does when it is confirmed
+    assert given(line.nodes[0]) == []
+    times = 0
+    while given(line.nodes[1]):
+        times += 1
+        assert times <= superlink.TIMES
+    assert times == superlink.TIMES
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
