@@ -168,7 +168,7 @@ def units(plants: Mapping[str, Description]) -> list[str]:
     """Name inputs of the same name whose values differ so much that their units may.
 
     Each plant's median is compared with the median over plants. Only a simulation can: at a real
-    plant the federation says what it expects (``table.typical``).
+    plant the federation says what it expects (``typical`` of the task's section).
     """
     known: dict[str, dict[str, float]] = {}
     for plant, described in plants.items():

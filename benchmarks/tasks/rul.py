@@ -219,7 +219,7 @@ def forecast_settings(horizon: int, *, quick: bool) -> dict[str, Any]:
         "series": {
             "channels": [ENERGY, "lagging", "leading", "sin", "cos", "monday", "weekend"],
             "window": WEEK if horizon == DAY else DAY,
-            "stride": 16 if quick else 4,
+            "stride": 16 if quick else 8 if horizon == DAY else 4,
             "target": ENERGY,
             "horizon": horizon,
         },

@@ -15,6 +15,7 @@ from client.console.checks import GIGABYTE, Check, Plant, State
 from client.device import choose_device
 from client.tasks.data import PlantData, Progress
 from common.errors import TransferlineError
+from common.tasks import KINDS
 
 ROOM = 2 * GIGABYTE  #: bytes of GPU memory below which most training does not fit
 
@@ -41,13 +42,21 @@ def data(plant: Plant, *, progress: Progress | None = None) -> Check:
         says, _, do = str(error).rpartition("; ")
         return Check(name="data", state=State.FAIL, says=says or do, do=do if says else "")
     says = described(found)
+    images = KINDS[plant.federation.task].images
     if complaint := fitting.misfit(found, plant.federation):
         do = "ask the operator for fedper, or name the classes in plant.toml"
         return Check(name="data", state=State.FAIL, says=f"{says}; {complaint}", do=do)
-    do = f"all of it: transferline-plant check {plant.data}"
     if found.skipped:
         first = found.skipped[0]
         says += f"; {_files(len(found.skipped))} skipped, first {first.file}: {first.why}"
+    if not images:
+        # Nothing else shows what is odd about such a folder.
+        says += "".join(f"; {note}" for note in found.notes)
+        odd = found.skipped or found.notes
+        state, do = (State.WARN, "see that it is meant so") if odd else (State.OK, "")
+        return Check(name="data", state=state, says=says, do=do)
+    do = f"all of it: transferline-plant check {plant.data}"
+    if found.skipped:
         return Check(name="data", state=State.WARN, says=says, do=do)
     if found.notes:
         says += f"; {found.notes[0]}"

@@ -48,6 +48,12 @@ class SeriesSection(Section):
         "plant",
         description="Channels by the plant's training data, each window by itself, or not at all.",
     )
+    typical: dict[str, float] = Field(
+        default_factory=dict,
+        description="Typical size of a channel, the median of its absolute values, by name: a "
+        "plant that has 30 times more or less is told that its units may differ.",
+        examples=[{"vibration": 0.2}],
+    )
     gap: int = Field(
         8, ge=0, description="Longest run of missing samples that is filled; longer ones cut."
     )

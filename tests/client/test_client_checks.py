@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from client.console import checks, fitness
@@ -27,6 +28,7 @@ from common.config import (
     PolicySection,
     SecureAggregationConfig,
 )
+from common.config.series import SeriesSection
 from common.errors import ConfigError
 from common.signing import Signer
 
@@ -269,6 +271,30 @@ def test_data_that_does_not_fit(joined: Joined, tmp_path: Path) -> None:
     assert found.state is State.FAIL
     assert "at least two classes" in found.says
     assert found.do == "put images into one folder a class"
+
+
+def test_what_is_odd_about_series_is_told_whole(joined: Joined, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("good", "worn"):
+        (tmp_path / "series" / name).mkdir(parents=True)
+        recorded = {"vibration": rng.normal(size=1280), "heat": np.full(1280, 20.0)}
+        np.savez(tmp_path / "series" / name / "a.npz", rate=np.float64(1000), **recorded)
+    config = FederationConfig(
+        name="series",
+        task="series-classification",
+        backbone="wdcnn",
+        series=SeriesSection(
+            channels=("vibration", "heat"), window=64, typical={"vibration": 700.0}
+        ),
+    )
+    folder = joined(data=str(tmp_path / "series"))
+    keep(folder / "federation.json", config.model_dump_json())
+    found = fitness.data(opened(folder))
+    assert found.state is State.WARN
+    assert "; channel heat is constant here: the network sees 0; " in found.says
+    assert "about 700: other units?" in found.says
+    assert "series.rate is 0" in found.says
+    assert found.do == "see that it is meant so"
 
 
 def test_the_device(joined: Joined) -> None:

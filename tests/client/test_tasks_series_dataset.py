@@ -177,9 +177,13 @@ def spoil(folder: Path, change: str) -> None:
         ("", {"unit": "engine"}, "must have the column 'engine' of series.unit"),
         ("", {"window": 50}, r"series.window must be at most the longest .* 38 samples, got 50"),
         ("", {"rate": 10.0}, "sampling rate of .* must be known"),
-        ("", {"rate": 10.0, "recorded": 5.0}, "rate of engines.csv must be at least 10 .* got 5"),
+        (
+            "",
+            {"rate": 10.0, "recorded": 5.0},
+            "rate of .*/p/engines.csv must be at least 10 .* got 5",
+        ),
         ("", {"per_revolution": 64, "recorded": 5.0}, "speed of the shaft must be known"),
-        ("nan", {}, "at most the longest recording of .*, 0 samples"),
+        ("nan", {}, "channels of .* must have values, got 276 samples that all lack one"),
         ("string", {}, "column load of .* must hold numbers, got 'stuck' in row 5"),
         ("constant", {}, "a channel of .* must vary in the training data"),
     ],
@@ -227,6 +231,31 @@ def test_one_constant_channel_becomes_zero_and_is_told(tmp_path: Path) -> None:
 
     assert (data.inputs[:, 1] == 0).all()
     assert data.notes == ("channel load is constant here: the network sees 0",)
+
+
+def test_sizes_that_are_a_thousand_times_off_are_told(tmp_path: Path) -> None:
+    folder = write_faults(tmp_path / "p")
+
+    fits = faults(folder, typical=(("vibration", 0.5),))
+    off = faults(folder, typical=(("vibration", 500.0),))
+
+    assert fits.notes == ()
+    assert fits.typical["|vibration|"] == pytest.approx(0.7, abs=0.1)
+    (told,) = off.notes
+    assert "the federation expects about 500: other units?" in told
+
+
+def test_files_of_two_rates_are_refused_unless_they_are_resampled(tmp_path: Path) -> None:
+    folder = write_faults(tmp_path / "p", rate=1000.0)
+    one = dict(np.load(folder / "worn" / "a.npz"))
+
+    (told,) = faults(folder).notes
+    np.savez(folder / "worn" / "a.npz", **one | {"rate": 2000.0})
+
+    assert told.startswith("recorded at 1000 samples a second")
+    with pytest.raises(DataError, match=r"must be of one sampling rate .* 1000 .* and 2000 "):
+        faults(folder)
+    assert faults(folder, rate=1000.0).notes == ()
 
 
 def test_a_short_unit_is_left_out_or_lengthened(tmp_path: Path) -> None:

@@ -49,15 +49,15 @@ def test_resampling_keeps_a_tone_and_drops_what_the_rate_cannot_carry() -> None:
     time = np.arange(2000) / rate
     tone, alias = np.sin(2 * np.pi * 50 * time), np.sin(2 * np.pi * 350 * time)
 
-    found = resample(piece(tone + alias), rate=rate, wanted=wanted).values[50:-50, 0]
+    found = resample(piece(tone + alias), rate=rate, wanted=wanted, where="a.npz").values[50:-50, 0]
 
     expected = np.sin(2 * np.pi * 50 * np.arange(800) / wanted)[50:-50]
     assert np.abs(found - expected).max() < 0.05
 
 
 def test_a_slower_recording_is_refused() -> None:
-    with pytest.raises(DataError, match=r"rate of a.csv must be at least 400 .* got 100"):
-        resample(piece(np.arange(50.0)), rate=100, wanted=400)
+    with pytest.raises(DataError, match=r"rate of a.npz must be at least 400 .* got 100"):
+        resample(piece(np.arange(50.0)), rate=100, wanted=400, where="a.npz")
 
 
 def test_the_order_domain_does_not_see_the_speed() -> None:
@@ -67,7 +67,11 @@ def test_the_order_domain_does_not_see_the_speed() -> None:
         speed = np.broadcast_to(rpm, 8000) / 60
         angle = np.cumsum(speed) / 4000
         found = to_orders(
-            piece(np.sin(2 * np.pi * 3.5 * angle)), rate=4000, rpm=rpm, per_revolution=64
+            piece(np.sin(2 * np.pi * 3.5 * angle)),
+            rate=4000,
+            rpm=rpm,
+            per_revolution=64,
+            where="a.npz",
         )
         spectrum = np.abs(np.fft.rfft(found.values[:1024, 0] * np.hanning(1024)))
         peaks.append(np.argmax(spectrum) * 64 / 1024)
@@ -76,5 +80,7 @@ def test_the_order_domain_does_not_see_the_speed() -> None:
 
 
 def test_a_shaft_that_stands_still_is_refused() -> None:
-    with pytest.raises(DataError, match=r"speed of a.csv must be above 0"):
-        to_orders(piece(np.arange(50.0)), rate=100, rpm=np.zeros(50), per_revolution=16)
+    with pytest.raises(DataError, match=r"speed of a.npz must be above 0"):
+        to_orders(
+            piece(np.arange(50.0)), rate=100, rpm=np.zeros(50), per_revolution=16, where="a.npz"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from client.tasks.series.normalise import Normaliser
 from client.tasks.series.selection import Selection
 from client.tasks.series.signal import Piece
 from client.tasks.series.windows import Window, cut, deal
+from client.tasks.tables.columns import far_apart
 from common.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -53,7 +54,12 @@ def load_series(
     classes = _classes(found.pieces, selection, folder) if learns == "classes" else ()
     dealt = _deal(found.pieces, selection, str(folder), numbers=learns == "numbers")
     normaliser = _normaliser(found.pieces, dealt, selection)
-    notes = [*found.notes, *_constant(normaliser, selection, folder)]
+    typical = _typical(found.pieces, dealt, selection)
+    notes = [
+        *found.notes,
+        *_constant(normaliser, selection, folder),
+        *_units(typical, selection),
+    ]
     inputs = _inputs(found.pieces, dealt.windows, normaliser)
     targets = _targets(found.pieces, dealt.windows, selection, classes)
     centre, spread = None, None
@@ -76,6 +82,7 @@ def load_series(
         spread=spread,
         groups=torch.tensor([_group(found.pieces[w.piece], w, selection) for w in dealt.windows]),
         fingerprint=hashlib.sha256(inputs.tobytes() + str(selection).encode()).hexdigest(),
+        typical={f"|{name}|": value for name, value in typical.items()},
         skipped=found.skipped,
         notes=tuple(notes),
         extra=normaliser,
@@ -167,13 +174,35 @@ def _normaliser(pieces: Sequence[Piece], dealt: Dealt, selection: Selection) -> 
     """Fit on the samples that training windows cover, each counted once."""
     if selection.normalise != "plant":
         return None
+    covered = _covered(pieces, dealt)
+    values = np.concatenate([p.values[mask] for p, mask in zip(pieces, covered, strict=True)])
+    settings = np.concatenate([p.settings[mask] for p, mask in zip(pieces, covered, strict=True)])
+    return Normaliser.fit(values, settings, conditions=selection.conditions)
+
+
+def _covered(pieces: Sequence[Piece], dealt: Dealt) -> list[Array]:
+    """Say which samples of each piece training windows cover."""
     covered = [np.zeros(len(piece), dtype=bool) for piece in pieces]
     for index in dealt.train.tolist():
         window = dealt.windows[index]
         covered[window.piece][window.start : window.stop] = True
+    return covered
+
+
+def _typical(pieces: Sequence[Piece], dealt: Dealt, selection: Selection) -> dict[str, float]:
+    """Return the median of each channel's absolute values: vibration has no other size."""
+    covered = _covered(pieces, dealt)
     values = np.concatenate([p.values[mask] for p, mask in zip(pieces, covered, strict=True)])
-    settings = np.concatenate([p.settings[mask] for p, mask in zip(pieces, covered, strict=True)])
-    return Normaliser.fit(values, settings, conditions=selection.conditions)
+    return dict(zip(selection.channels, np.median(np.abs(values), axis=0).tolist(), strict=True))
+
+
+def _units(typical: Mapping[str, float], selection: Selection) -> list[str]:
+    return [
+        f"channel {name}: its size is {typical[name]:g} where the federation expects about "
+        f"{wanted:g}: other units?"
+        for name, wanted in selection.typical
+        if name in typical and far_apart(typical[name], wanted)
+    ]
 
 
 def _constant(normaliser: Normaliser | None, selection: Selection, folder: Path) -> list[str]:

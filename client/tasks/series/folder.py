@@ -8,7 +8,7 @@ in one line: which file, which channel, what to do.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ def load(
     """
     pieces: list[Piece] = []
     notes: list[str] = []
+    rates: dict[float, str] = {}
     lost = filled = 0
     found = find(folder)
     folder = folder.parent if folder.is_file() else folder
@@ -102,17 +103,21 @@ def load(
         if label and selection.classes and label not in selection.classes:
             continue
         columns = read(folder / name)
+        rates.setdefault(columns.facts.get("rate", selection.recorded), name)
         for piece in _pieces(folder, name, label, columns, selection, learns):
             if piece.label and selection.classes and piece.label not in selection.classes:
                 continue
             mended = mend(piece, longest=selection.gap)
             filled, lost = filled + mended.filled, lost + mended.lost
-            rate, rpm = _rate(folder, name, columns, selection), _rpm(name, columns, selection)
+            rate, rpm = (fact(folder / name, columns, selection) for fact in (_rate, _rpm))
             pieces.extend(
-                _comparable(part, rate, rpm, selection) for part in mended.pieces if len(part) > 1
+                _comparable(part, rate, rpm, selection, where=folder / name)
+                for part in mended.pieces
+                if len(part) > 1
             )
         if progress is not None:
             progress(done + 1, len(found))
+    notes += _as_recorded(folder, rates, selection)
     if filled:
         notes.append(f"{filled} missing samples were filled in")
     if lost:
@@ -121,6 +126,11 @@ def load(
             "cut there"
         )
     kept, skipped = _long_enough(pieces, selection)
+    if not kept and lost and not pieces:
+        raise DataError(
+            f"channels of {folder} must have values, got {lost} samples that all lack one; look "
+            "at the sensors, or name other channels with series.channels"
+        )
     if not kept:
         longest = max((len(piece) for piece in pieces), default=0)
         raise DataError(
@@ -273,40 +283,71 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _rate(folder: Path, name: str, columns: Columns, selection: Selection) -> float:
+def _as_recorded(folder: Path, rates: Mapping[float, str], selection: Selection) -> list[str]:
+    """Return what is to be said of sampling rates where none is agreed on.
+
+    Raises
+    ------
+    DataError
+        If the plant's own files have several.
+    """
+    if selection.rate or selection.per_revolution:
+        return []
+    known = sorted(rate for rate in rates if rate)
+    if len(known) > 1:
+        raise DataError(
+            f"files of {folder} must be of one sampling rate while series.rate is 0, got "
+            f"{known[0]:g} ({rates[known[0]]}) and {known[-1]:g} ({rates[known[-1]]}); agree on a "
+            "series.rate, and faster ones are resampled"
+        )
+    return [
+        f"recorded at {rate:g} samples a second; series.rate is 0: see that other plants are alike"
+        for rate in known
+    ]
+
+
+def _rate(path: Path, columns: Columns, selection: Selection) -> float:
     rate = columns.facts.get("rate", selection.recorded)
     if not rate and "time" in columns.columns and (selection.rate or selection.per_revolution):
-        steps = np.diff(numbers(folder / name, "time", columns.columns["time"]))
+        steps = np.diff(numbers(path, "time", columns.columns["time"]))
         middle = float(np.median(steps)) if len(steps) else 0.0
         rate = 1.0 / middle if middle > 0 else 0.0
     if not rate and (selection.rate or selection.per_revolution):
         raise DataError(
-            f"sampling rate of {folder / name} must be known, got no `rate` and no `time` in it; "
+            f"sampling rate of {path} must be known, got no `rate` and no `time` in it; "
             "say it with series.recorded in plant.toml"
         )
     return rate
 
 
-def _rpm(name: str, columns: Columns, selection: Selection) -> float:
+def _rpm(path: Path, columns: Columns, selection: Selection) -> float:
     rpm = columns.facts.get("rpm", selection.rpm)
     if selection.per_revolution and not selection.speed and not rpm:
         raise DataError(
-            f"speed of the shaft must be known for {name}, got no `rpm` in it; say it with "
+            f"speed of the shaft must be known for {path}, got no `rpm` in it; say it with "
             "series.rpm in plant.toml, or name a channel with series.speed in federation.toml"
         )
     return rpm
 
 
-def _comparable(piece: Piece, rate: float, rpm: float, selection: Selection) -> Piece:
+def _comparable(
+    piece: Piece, rate: float, rpm: float, selection: Selection, *, where: Path
+) -> Piece:
     """Bring a piece to the rate, or the orders, that the network sees; drop the speed channel."""
     speed: float | Array = rpm
     if selection.speed:
         speed = piece.settings[:, -1]
         piece = replace(piece, settings=piece.settings[:, :-1])
     if selection.per_revolution:
-        return to_orders(piece, rate=rate, rpm=speed, per_revolution=selection.per_revolution)
+        return to_orders(
+            piece,
+            rate=rate,
+            rpm=speed,
+            per_revolution=selection.per_revolution,
+            where=str(where),
+        )
     if selection.rate:
-        return resample(piece, rate=rate, wanted=selection.rate)
+        return resample(piece, rate=rate, wanted=selection.rate, where=str(where))
     return piece
 
 

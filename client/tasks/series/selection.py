@@ -23,6 +23,7 @@ class Selection:
     rpm : speed of this plant's shaft, where the files do not say it; 0: unknown.
     speed : channel with the speed of the shaft in revolutions a minute, or "".
     window, stride : samples in a window, and between two of them.
+    typical : what the federation says of a channel's size.
     gap : longest run of missing samples that is filled.
     normalise : by the plant's training data, each window by itself, or not at all.
     settings : channels that tell operating conditions apart, and are no input.
@@ -48,6 +49,7 @@ class Selection:
     speed: str = ""
     window: int = 1024
     stride: int = 1024
+    typical: tuple[tuple[str, float], ...] = ()
     gap: int = 8
     normalise: Normalisation = "plant"
     settings: tuple[str, ...] = ()

@@ -134,8 +134,13 @@ def _runs(mask: Array) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def resample(piece: Piece, *, rate: float, wanted: float) -> Piece:
+def resample(piece: Piece, *, rate: float, wanted: float, where: str) -> Piece:
     """Bring a piece to another sampling rate, with a low-pass filter against aliases.
+
+    Parameters
+    ----------
+    rate, wanted : samples a second.
+    where : the file, for messages.
 
     Raises
     ------
@@ -147,7 +152,7 @@ def resample(piece: Piece, *, rate: float, wanted: float) -> Piece:
         return piece
     if wanted > rate * 1.001:
         raise DataError(
-            f"rate of {piece.file} must be at least {wanted:g} samples a second as in "
+            f"rate of {where} must be at least {wanted:g} samples a second as in "
             f"federation.toml, got {rate:g}; record it faster, or agree on a lower series.rate"
         )
     filtered = scipy("signal").resample_poly(
@@ -157,7 +162,9 @@ def resample(piece: Piece, *, rate: float, wanted: float) -> Piece:
     return _at(piece, at, values=filtered)
 
 
-def to_orders(piece: Piece, *, rate: float, rpm: float | Array, per_revolution: int) -> Piece:
+def to_orders(
+    piece: Piece, *, rate: float, rpm: float | Array, per_revolution: int, where: str
+) -> Piece:
     """Sample a piece at equal angles of the shaft instead of equal times.
 
     Parameters
@@ -165,6 +172,7 @@ def to_orders(piece: Piece, *, rate: float, rpm: float | Array, per_revolution: 
     rate : samples a second.
     rpm : speed of the shaft, one number or one a sample.
     per_revolution : samples a revolution in the result.
+    where : the file, for messages.
 
     Raises
     ------
@@ -174,7 +182,7 @@ def to_orders(piece: Piece, *, rate: float, rpm: float | Array, per_revolution: 
     speed = np.broadcast_to(np.asarray(rpm, dtype=np.float64), (len(piece),))
     if not (speed > 0).all():
         raise DataError(
-            f"speed of {piece.file} must be above 0 revolutions a minute, got {speed.min():g}; "
+            f"speed of {where} must be above 0 revolutions a minute, got {speed.min():g}; "
             "leave the standstill out"
         )
     angle = np.concatenate([[0.0], np.cumsum((speed[1:] + speed[:-1]) / 2)]) / (60.0 * rate)

@@ -46,6 +46,7 @@ def selection_of(config: FederationConfig, settings: PlantConfig) -> Selection:
     return Selection(
         **shared,
         stride=section.step,
+        typical=tuple(sorted(section.typical.items())),
         conditions=own.conditions or section.conditions,
         names=own.names,
         recorded=own.recorded,
