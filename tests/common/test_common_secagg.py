@@ -21,6 +21,7 @@ from common.pki import Authority, Role, Trust
 from common.secagg import shares
 from common.secagg.coordinator import Coordinator
 from common.secagg.encoding import Encoding, Packer, Total, decode
+from common.secagg.keys import self_key
 from common.secagg.limits import Limits
 from common.secagg.masks import CHUNK, Words, add_masks
 from common.secagg.member import CONFIRM, UNMASK, Session, State
@@ -416,8 +417,23 @@ def test_two_orders_give_masks_that_do_not_cancel() -> None:
     ask = meeting.centre.unmask_request()
     for plant in terms.cohort[1:]:
         meeting.centre.take_unmasked(meeting.sessions[plant].unmask(ask))
+    total = meeting.centre._sum
+    assert total is not None
+    total = total.copy()
     with pytest.raises(AggregationError, match="no mask fits"):
         meeting.centre.total()
+    # Also one that takes each self mask off as its plant put it on: those of pairs do not cancel.
+    minus = [
+        self_key(
+            meeting.centre._recover_b(plant),
+            order=(other if number == 0 else terms).hash,
+            plant=plant,
+        )
+        for number, plant in enumerate(terms.cohort)
+    ]
+    add_masks(total, minus=minus)
+    with pytest.raises(AggregationError, match="no mask fits"):
+        decode(total, encoding=terms.encoding, survivors=len(terms.cohort))
 
 
 def test_a_swapped_key_is_found_by_its_signature() -> None:
