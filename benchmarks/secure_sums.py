@@ -135,7 +135,7 @@ def cell(name: str, given: argparse.Namespace) -> Path:
     held = [row for row in history(home) if row["outcome"] == "committed"]
     judged = {plant: one.predictions["federated"] for plant, one in found.judged.items()}
     result = {
-        "scores": {plant: _score(one) for plant, one in judged.items()},
+        "scores": {plant: score_of(one) for plant, one in judged.items()},
         "said": {plant: one.predicted.argmax(axis=1).tolist() for plant, one in judged.items()},
         "sure": {plant: one.predicted.max(axis=1).tolist() for plant, one in judged.items()},
         "releases": [releases.manifest(number).hash for number in releases.numbers()],
@@ -147,7 +147,7 @@ def cell(name: str, given: argparse.Namespace) -> Path:
     return path
 
 
-def _score(found: Prediction) -> float:
+def score_of(found: Prediction) -> float:
     """Return balanced accuracy on the test images."""
     right = found.predicted.argmax(axis=1) == found.truth
     return float(np.mean([right[found.truth == one].mean() for one in np.unique(found.truth)]))

@@ -16,7 +16,12 @@ class SecureAggregationConfig(Section):
         "others (`transferline-plant peers`). In simulation they accept each other.",
     )
     bits: int = Field(
-        24, ge=2, le=32, description="Fixed-point bits of one value; with 24 nothing is lost."
+        28,
+        ge=2,
+        le=32,
+        description="Fixed-point bits of one value, spent on `bound` times `server.max_weight`: "
+        "with fewer lower those two as well (docs/updates.md). 28 take 4 bytes a value under the "
+        "masks of up to 16 plants, 25 of up to 100.",
     )
     bound: Positive = Field(
         1.0, description="Values of an update beyond it are clipped at the plant, and counted."

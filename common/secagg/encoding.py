@@ -300,11 +300,13 @@ class Total:
     vector : float64, shape (size,): the sum of weight times update.
     weight : the sum of weights.
     clipped : values clipped, over all plants.
+    steps : the largest value of the sum, in steps of the fixed point.
     """
 
     vector: npt.NDArray[np.float64]
     weight: int
     clipped: int
+    steps: int
 
 
 def decode(words: Words, *, encoding: Encoding, survivors: int) -> Total:
@@ -328,8 +330,9 @@ def decode(words: Words, *, encoding: Encoding, survivors: int) -> Total:
         numbers[place] = (words[: encoding.packed] >> np.uint64(place * encoding.field)) & ones
     flat = numbers.ravel()[: encoding.size]
     flat -= survivors * 2 ** (encoding.bits - 1)
-    if flat.size and int(np.abs(flat).max()) > survivors * encoding.steps:
+    steps = int(np.abs(flat).max())
+    if steps > survivors * encoding.steps:
         raise AggregationError("a field of the sum is out of its range; a plant broke the encoding")
     vector = flat.astype(np.float64)
     vector *= encoding.bound * encoding.max_weight / encoding.steps
-    return Total(vector=vector, weight=weight, clipped=clipped)
+    return Total(vector=vector, weight=weight, clipped=clipped, steps=steps)

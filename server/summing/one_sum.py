@@ -37,6 +37,10 @@ from server.tally import Tally
 
 log = logging.getLogger(__name__)
 
+#: Steps of the fixed point that the largest value should be: with a hundred about a hundredth of an
+#: update is lost (benchmarks/rounding.py).
+COARSE = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class SumMean:
@@ -105,12 +109,13 @@ class Sum:
             stage = "unmasking"
             self._unmask(centre, request)
             total = centre.total()
+            self._check_grid(total, plants=len(centre.survivors))
         except AggregationError as error:
             self._note(centre, tally)
             return _broken(tally, stage, error)
         tally.mean = SumMean(total=total, form=self._form)
         self._note(centre, tally)
-        tally.summed |= {"weight": total.weight, "clipped": total.clipped}
+        tally.summed |= {"weight": total.weight, "clipped": total.clipped, "steps": total.steps}
         log.info(
             "round %d: sum of %d plants, %d dropped out, %d exchanges, %d values clipped",
             self._order.round, len(centre.survivors), len(centre.dropped),
@@ -169,6 +174,23 @@ class Sum:
             raise AggregationError(
                 f"{len(centre.survivors)} of {fewest} updates arrived; nothing was unmasked"
             )
+
+    def _check_grid(self, total: Total, *, plants: int) -> None:
+        """Say where the fixed point is too coarse for these updates; end the sum if all is lost."""
+        advice = (
+            "lower secure_aggregation.bound or server.max_weight, or raise secure_aggregation.bits"
+        )
+        if total.steps == 0:
+            raise AggregationError(
+                f"nothing is left of the updates, each value is below half a step; {advice}"
+            )
+        # Other forms keep what is rounded away for the next round.
+        if total.steps < COARSE * plants and self._config.update.form == "fp32":
+            log.warning(
+                "round %d: the largest value of the sum is %.1f steps a plant, so that rounding "
+                "takes more than a hundredth of the updates; %s",
+                self._order.round, total.steps / plants, advice,
+            )  # fmt: skip
 
     def _confirm(self, centre: Coordinator) -> None:
         """If somebody dropped out, let the others sign who is left; greet who is new meanwhile."""

@@ -198,6 +198,28 @@ def test_who_is_lost_in_the_set_up_is_not_in_the_sum(run: Callable[..., Run], st
     assert found.rounds[2]["outcome"] == "committed"
 
 
+def test_a_fixed_point_in_which_nothing_is_left_ends_the_round(run: Callable[..., Run]) -> None:
+    found = run(sum_bound=1e6)
+    sums = {"enabled": True, "bits": 12, "bound": 1000.0, "stage_deadline": 5.0}
+    found.configure(rounds=1, secure_aggregation=sums)
+    found.hold()
+    assert found.rounds[1]["outcome"] == "skipped"
+    assert "nothing is left of the updates, each value is below half" in found.rounds[1]["reason"]
+    assert Releases(found.centre.home).numbers() == [0]
+
+
+def test_a_fixed_point_that_loses_more_than_a_hundredth_is_told(
+    run: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    found = run()
+    sums = {"enabled": True, "bits": 12, "bound": 4.0, "stage_deadline": 5.0}
+    found.configure(rounds=1, secure_aggregation=sums)
+    found.hold()
+    assert found.rounds[1]["outcome"] == "committed"
+    assert "rounding takes more than a hundredth" in caplog.text
+    assert 0 < summed(found, 1)["steps"] < 500
+
+
 def test_of_three_nobody_may_be_lost(run: Callable[..., Run]) -> None:
     found = run(3)
     found.plants.kills = at("order", ["fir"])
