@@ -27,8 +27,8 @@ from server.releases import program_version
 from server.state.store import history
 from simulation.results import VARIANTS, Results
 from simulation.run import Judged, Plan, SeedRun
+from simulation.scene import surest_mistakes
 
-MISTAKES = 6
 PICTURE = 112
 #: Letters of a mistaken text that are shown.
 LONGEST = 200
@@ -110,7 +110,7 @@ def _plant(
         "gain": asdict(paired_interval(by_variant["deployed"], by_variant["local"], metric=metric)),
         "metrics": {v: _mean_metrics(measured[v]) for v in variants},
         **(
-            _of_classes(measured, by_variant, described.classes, folder)
+            _of_classes(measured, by_variant, described.classes, folder, judged[0].views)
             if described.classes
             else {}
         ),
@@ -123,6 +123,7 @@ def _of_classes(
     predictions: Mapping[str, Sequence[Prediction]],
     classes: Sequence[str],
     folder: Path,
+    views: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return recall, confusion and mistakes."""
     return {
@@ -134,7 +135,7 @@ def _of_classes(
             v: np.sum([m["confusion"] for m in many], axis=0).tolist()
             for v, many in measured.items()
         },
-        "mistakes": {"deployed": _mistakes(predictions["deployed"][0], classes, folder)},
+        "mistakes": {"deployed": _mistakes(predictions["deployed"][0], classes, folder, views)},
     }
 
 
@@ -163,23 +164,20 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _mistakes(
-    prediction: Prediction, classes: Sequence[str], folder: Path
+    prediction: Prediction, classes: Sequence[str], folder: Path, views: Mapping[str, str]
 ) -> list[dict[str, object]]:
     """Return the wrong answers that the model was surest of, with their pictures."""
-    said = prediction.predicted.argmax(axis=1)
-    sure = prediction.predicted.max(axis=1)
-    wrong = np.flatnonzero(said != prediction.truth)
-    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]
     return [
         {
-            "file": prediction.names[i],
+            "file": name,
             "text": prediction.texts[i][:LONGEST] if prediction.texts else "",
             "truth": classes[prediction.truth[i]],
-            "predicted": classes[said[i]],
-            "confidence": float(sure[i]),
-            "picture": "" if prediction.texts else _picture(folder / prediction.names[i]),
+            "predicted": classes[prediction.predicted[i].argmax()],
+            "confidence": float(prediction.predicted[i].max()),
+            "picture": "" if prediction.texts else views.get(name) or _picture(folder / name),
         }
-        for i in worst.tolist()
+        for i in surest_mistakes(prediction)
+        for name in (prediction.names[i],)
     ]
 
 

@@ -7,13 +7,16 @@ Confusion matrices and the most confident mistakes are in every report of classe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from common.tasks import TaskName, learns
 from simulation.heat_maps import anomaly_pictures
 from simulation.scatter import predicted_against_true
 from simulation.scene import Draw, Picture, Scene, svg_uri
 from simulation.series_pictures import series_pictures
+from simulation.waveforms import waveforms
 
-__all__ = ["PICTURES", "Draw", "Picture", "Scene", "pictures_of", "svg_uri"]
+__all__ = ["PICTURES", "VIEWS", "Draw", "Picture", "Scene", "pictures_of", "svg_uri", "views_of"]
 
 #: By task, or by what is learned: "classes" or "numbers".
 PICTURES: dict[TaskName | str, Draw] = {
@@ -28,3 +31,13 @@ def pictures_of(scene: Scene) -> tuple[Picture, ...]:
     config = scene.config
     draw = PICTURES.get(config.task) or PICTURES.get(learns(config))
     return tuple(draw(scene)) if draw else ()
+
+
+#: By task: draws examples that are no files which one could show, by their names.
+VIEWS: dict[TaskName, Callable[[Scene], Mapping[str, str]]] = {"series-classification": waveforms}
+
+
+def views_of(scene: Scene) -> Mapping[str, str]:
+    """Draw the mistakes of a plant's deployed model, as data URIs by name."""
+    draw = VIEWS.get(scene.config.task)
+    return draw(scene) if draw else {}

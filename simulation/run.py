@@ -28,7 +28,7 @@ from server.federation import Federation
 from server.seals import papers_of
 from simulation.desks import PKI
 from simulation.local import LocalFleet
-from simulation.pictures import Picture, Scene, pictures_of
+from simulation.pictures import Picture, Scene, pictures_of, views_of
 from simulation.pooled import Pooled, train_pooled
 from simulation.prepare import Prepared, find_plants, prepare
 from simulation.workers import Lost, Task, Workers
@@ -88,6 +88,7 @@ class Judged:
     ----------
     scores : of each variant, as the task gives them (`client.tasks.Task.scores`).
     pictures : of the deployed model, as the task's report has them (`simulation.pictures`).
+    views : of examples that are no pictures themselves, data URIs by name.
     """
 
     predictions: Mapping[str, Prediction]
@@ -95,6 +96,7 @@ class Judged:
     why: str
     scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
+    views: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +301,7 @@ def judge(folder: Path, config: FederationConfig, versions: Mapping[str, int]) -
         why=deployed.why,
         scores={variant: scored[number] for variant, number in numbers.items()},
         pictures=pictures_of(scene),
+        views=views_of(scene),
     )
 
 

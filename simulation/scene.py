@@ -6,9 +6,22 @@ import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from client.plant import Plant
 from client.tasks.metrics import Prediction
 from common.config import FederationConfig
+
+#: Wrong answers that the report shows of each plant.
+MISTAKES = 6
+
+
+def surest_mistakes(said: Prediction) -> list[int]:
+    """Return places of the wrong answers that the model was surest of."""
+    sure = said.predicted.max(axis=1)
+    wrong = np.flatnonzero(~said.correct)
+    found: list[int] = wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES].tolist()
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
