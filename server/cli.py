@@ -158,6 +158,9 @@ def start_run(
     launched = launch(centre, rounds=rounds, fresh=fresh, name=name)
     told = f"run {launched.run} starts from {launched.origin}"
     errors().print(told, markup=False)
+    if idle := launched.without_effect:
+        said = f"warning: {', '.join(idle)} of federation.toml is for simulation; a plant's own "
+        errors().print(f"{said}plant.toml says which of its data count", markup=False)
     if not detach:
         try:
             follow(centre, launched.run, quiet=as_json)

@@ -106,11 +106,16 @@ class FederationConfig(Section):
         None,
         ge=2,
         description="Labelled examples a class (of numbers: a fifth of their range by rank), "
-        "training and validation together; default: all but the test's.",
+        "training and validation together; default: all but the test's. In simulation; a real "
+        "plant says it in plant.toml.",
         examples=[20],
     )
     test_per_class: int | None = Field(
-        None, ge=1, description="At most this many test examples a class.", examples=[150]
+        None,
+        ge=1,
+        description="At most this many test examples a class. In simulation; a real plant says it "
+        "in plant.toml.",
+        examples=[150],
     )
     seed: int = Field(0, ge=0, description="Of splits, shuffles and augmentation.")
     threads: int = Field(1, ge=1, description="CPU threads a plant trains with.")

@@ -33,6 +33,10 @@ from server.state.tenure import newest_release
 ORIGIN = ("backbone", "weights", "image_size", "mean", "std", "classes")
 
 
+#: What federation.toml says of plants in simulation alone: a real one has its plant.toml.
+SIMULATED = ("labels_per_class", "test_per_class", "plants")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launched:
     """A run in the queue.
@@ -45,6 +49,11 @@ class Launched:
     run: str
     origin: str
     config: FederationConfig
+
+    @property
+    def without_effect(self) -> list[str]:
+        """Names of the settings that say nothing to real plants."""
+        return [name for name in SIMULATED if getattr(self.config, name)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from common.config import CentreConfig
+from common.config import CentreConfig, FederationConfig
 from common.errors import ConfigError
+from common.toml import validate
 from server.centre import Centre
 from server.chain import Chain, Place
+from server.console.listing import status_facts
 from server.engine.job import Job
-from server.engine.launch import launch
+from server.engine.launch import Launched, launch
 from server.state.tables import QUEUED
 
 SETTINGS = """
@@ -43,6 +45,28 @@ def begin(centre: Centre, run: str) -> int:
     )
     chain.tenure.finish("finished")
     return chain.release.number
+
+
+def test_what_only_a_simulation_heeds_is_named() -> None:
+    config = validate(FederationConfig, {"name": "acme", "labels_per_class": 10}, name="settings")
+    assert Launched(run="r", origin="", config=config).without_effect == ["labels_per_class"]
+
+
+@pytest.mark.parametrize("address", ["nohost", "host:99999", "host:0", "[::1]:8443", "a b:1"])
+def test_an_address_that_is_none_is_named(address: str) -> None:
+    values = {"name": "acme", "address": address, "enrolment": "host:65535"}
+    with pytest.raises(ConfigError, match="address must be host:port") as caught:
+        validate(CentreConfig, values, name="centre.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_centre_without_nginx_says_so(tmp_path: Path) -> None:
+    config = CentreConfig(
+        name="acme", address="localhost:1", enrolment="localhost:2", nginx="no-such-nginx"
+    )
+    assert any(
+        "nginx" in line for line in status_facts(Centre.create(tmp_path / "c", config))["warnings"]
+    )
 
 
 @pytest.mark.slow
