@@ -52,6 +52,11 @@ def dies(scene: Scene) -> None:
 def returns(scene: Scene) -> str:
     """Start the dead plant again."""
     scene.plant.start()
+    return connected(scene)
+
+
+def connected(scene: Scene) -> str:
+    """Wait until all plants are: the link of one whose daemon hung has signed off."""
     wait_connected(scene.centre, sorted(scene.plants))
     return "connected"
 
@@ -104,6 +109,7 @@ CASES = [
     hung("worker"),
     recovered("training hangs"),
     hung("daemon"),
+    Case("the plant whose daemon hung is back", connected, expect="connected", alone=True),
     recovered("the daemon hangs"),
     Case("a plant's machine dies for good: training", dies, expect="committed, 2 of 3.*ash"),
     Case("the round after: a dead plant", lambda s: None, expect="^committed, 2 of 3 replies$"),
