@@ -4,16 +4,21 @@ A version is a folder ``personal/<n>`` with the tensors and a manifest. It is wr
 name and renamed, and renamed back before it is removed, so that it is there whole or not at all;
 versions never change, and those of old rounds are pruned. ``deployed.json`` names the version that
 the line uses.
+
+Covered: a file that has rotted is never used, its manifest holds its digest. The personal part of a
+round is then that of the round before; a whole model is an error, and a person's to put back.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +35,8 @@ from common.files import (
     write_json,
 )
 
+log = logging.getLogger(__name__)
+
 Arrays = dict[str, npt.NDArray[np.float32]]
 T = TypeVar("T")
 
@@ -38,6 +45,8 @@ EVIDENCE = "evidence"
 
 #: Kind of a version that is no whole model: the personal part after a round.
 ROUND = "round"
+
+TENSORS = "personal.safetensors"  #: of a version
 
 #: Rounds whose versions are kept; models that were candidates for deployment are all kept.
 ROUNDS_KEPT = 5
@@ -57,6 +66,7 @@ class Version:
     judged : of a whole model, digest of the labelled images that its evidence is about.
     config : of a whole model, the federation's settings that it was made by, JSON: what it needs
         to be built and fed again.
+    content : SHA-256 of the tensors' file; "" where an older program wrote it.
     """
 
     number: int
@@ -67,6 +77,7 @@ class Version:
     scores: Mapping[str, float]
     judged: str = ""
     config: str = ""
+    content: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +140,8 @@ class PersonalStore:
         part, place = self._part(number), self.folder / str(number)
         try:
             shutil.rmtree(part, ignore_errors=True)
-            save_tensors(part / "personal.safetensors", tensors)
+            save_tensors(part / TENSORS, tensors)
+            version = replace(version, content=_digest(part / TENSORS))
             write_json(part / "manifest.json", asdict(version))
             os.replace(part, place)
             sync_folder(self.folder)
@@ -148,7 +160,13 @@ class PersonalStore:
         StateError
             If they are damaged.
         """
-        return load_tensors(self.folder / str(version.number) / "personal.safetensors")[0]
+        path = self.folder / str(version.number) / TENSORS
+        if version.content and path.exists() and _digest(path) != version.content:
+            raise StateError(
+                f"{path} is damaged: it is not what its manifest says; restore it from a backup, "
+                "or deploy another version with `transferline-plant personal`"
+            )
+        return load_tensors(path)[0]
 
     def find(self, *, kind: str, basis: str) -> Version | None:
         """Return the newest version of a kind that was made from ``basis``."""
@@ -156,10 +174,19 @@ class PersonalStore:
         return fits[-1] if fits else None
 
     def before(self, *, run: str, round: int) -> Version | None:  # noqa: A002  the domain's word
-        """Return the personal part with which a round starts: that of the last round before it."""
-        fits = [v for v in self.versions() if v.kind == ROUND and v.run == run]
-        fits = [v for v in fits if v.round < round]
-        return max(fits, key=lambda v: (v.round, v.number), default=None)
+        """Return the personal part with which a round starts: that of the last round before it.
+
+        One that is damaged is passed over, with a warning: each round makes a new one.
+        """
+        fits = [v for v in self.versions() if v.kind == ROUND and v.run == run and v.round < round]
+        for version in sorted(fits, key=lambda v: (v.round, v.number), reverse=True):
+            try:
+                self.load(version)
+            except StateError as error:
+                log.warning("%s; the part before it is used", str(error).partition(";")[0])
+            else:
+                return version
+        return None
 
     def deployed(self) -> Deployment | None:
         """Return what inspects parts now; None before the first model.
@@ -259,6 +286,11 @@ class PersonalStore:
                 (self.folder / str(version.number)).rename(part)
         for part in self.folder.glob(".*.part"):
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path, kind: type[T]) -> T:

@@ -48,6 +48,30 @@ def test_a_round_starts_from_the_last_one_before_it(tmp_path: Path) -> None:
     assert store.before(run="a", round=5) == newer
 
 
+def flip(path: Path) -> None:
+    """Change a byte of the values, which safetensors does not notice."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x5A
+    path.write_bytes(content)
+
+
+def test_a_version_that_has_rotted_is_never_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = PersonalStore(tmp_path)
+    first, second = add(store, 1.0, round=1), add(store, 2.0, round=2)
+    whole = add(store, 3.0, kind="local", round=2)
+    flip(tmp_path / "2/personal.safetensors")
+    flip(tmp_path / "3/personal.safetensors")
+    assert store.before(run="a", round=3) == first
+    assert "2/personal.safetensors is damaged" in caplog.text
+    for version in (second, whole):
+        with pytest.raises(StateError, match=r"damaged: .*its manifest says; restore it"):
+            store.load(version)
+    flip(tmp_path / "1/personal.safetensors")
+    assert store.before(run="a", round=3) is None
+
+
 def test_half_a_version_is_no_version(tmp_path: Path) -> None:
     store = PersonalStore(tmp_path)
     add(store)
