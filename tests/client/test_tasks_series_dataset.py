@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from client.tasks.data import PlantData
 from client.tasks.series.dataset import load_series
@@ -281,3 +282,88 @@ def test_files_beside_folders_are_refused(tmp_path: Path) -> None:
 def test_a_class_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"classes asked for, \['cracked'\] missing"):
         faults(write_faults(tmp_path / "p"), classes=("good", "cracked"))
+
+
+def test_one_table_with_labels_and_a_speed_becomes_orders(tmp_path: Path) -> None:
+    """At twice the speed half as many samples make a turn, and a window is a turn here."""
+    (tmp_path / "p").mkdir()
+    rows = ["shake,speed,label"]
+    for label, speed in (("good", 600), ("worn", 1200)):
+        shake = np.sin(2 * np.pi * speed / 60 * np.arange(6400) / 3200)
+        rows += [f"{value:.5f},{speed},{label}" for value in shake]
+    (tmp_path / "p" / "a.csv").write_text("\n".join(rows))
+
+    data = faults(
+        tmp_path / "p",
+        channels=("shake",),
+        speed="speed",
+        per_revolution=64,
+        recorded=3200.0,
+        normalise="none",
+    )
+
+    assert data.classes == ("good", "worn")
+    assert torch.bincount(data.targets).tolist() == [20, 40]  # turns in 2 s
+    turn = torch.sin(2 * torch.pi * torch.arange(64) / 64)
+    spectra = torch.fft.rfft(data.inputs[:, 0]).abs()
+    assert (spectra.argmax(dim=1) == 1).all()
+    assert float(spectra[:, 1].min()) > 0.9 * float(torch.fft.rfft(turn).abs()[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "says"),
+    [
+        ({"channels": ("x", "y")}, {}, "X of .* must say its 3 channels in an array `channels`"),
+        ({"channels": ("x", "oil")}, {"channels": ["x", "y", "z"]}, "must have the column 'oil'"),
+    ],
+)
+def test_windows_whose_channels_are_not_known_are_refused(
+    tmp_path: Path, settings: dict[str, object], more: dict[str, list[str]], says: str
+) -> None:
+    (tmp_path / "p").mkdir()
+    x = np.random.default_rng(0).normal(size=(40, 3, 64))
+    named = {name: np.array(value) for name, value in more.items()}
+    np.savez(tmp_path / "p" / "w.npz", X=x, label=np.repeat(["a", "b"], 20), **named)
+
+    with pytest.raises(DataError, match=says):
+        faults(tmp_path / "p", **settings)
+
+
+def test_channels_of_windows_are_found_by_name(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    x = np.random.default_rng(0).normal(size=(40, 3, 64)) + np.arange(3)[:, None] * 100
+    np.savez(tmp_path / "p" / "w.npz", X=x, label=np.repeat(["a", "b"], 20), channels=list("xyz"))
+
+    data = faults(tmp_path / "p", channels=("z", "x"), normalise="none")
+
+    assert data.inputs.mean(dim=(0, 2)).tolist() == pytest.approx([200, 0], abs=0.2)
+
+
+def test_the_test_may_be_thinned_evenly(tmp_path: Path) -> None:
+    folder = write_faults(tmp_path / "p")
+    whole, few = faults(folder), faults(folder, test_per_class=2)
+
+    assert len(few.test) == 4
+    kept = [few.names[i] for i in few.test.tolist()]
+    every = [whole.names[i] for i in whole.test.tolist()]
+    assert kept == [every[0], every[4], every[5], every[9]]
+
+
+def test_conditions_that_drift_are_found(tmp_path: Path) -> None:
+    """Settings are measured too: no two are the same, and k-means must tell three apart."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "p").mkdir()
+    rows = ["unit,setting,heat,rul"]
+    for unit in range(6):
+        for cycle in range(60):
+            condition = int(rng.integers(3))
+            setting = 10 * condition + rng.normal(0, 0.1)
+            heat = 100 * condition + cycle / 6 + rng.normal(0, 0.1)
+            rows.append(f"{unit},{setting:.4f},{heat:.4f},{59 - cycle}")
+    (tmp_path / "p" / "a.csv").write_text("\n".join(rows))
+
+    data = life(tmp_path / "p", channels=("heat",), settings=("setting",), conditions=3, cap=None)
+
+    ends, left = data.inputs[:, 0, -1].numpy(), data.targets[:, 0].numpy()
+    assert len(data.extra.centres) == 3
+    assert np.corrcoef(ends, left)[0, 1] < -0.95

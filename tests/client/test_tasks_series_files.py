@@ -107,3 +107,35 @@ def test_columns_of_other_lengths_are_refused(tmp_path: Path) -> None:
 def test_a_string_in_a_channel_is_named_with_its_row() -> None:
     with pytest.raises(DataError, match=r"column x .* got 'off' in row 2"):
         numbers(Path("a.csv"), "x", np.array(["1", "off", ""]))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"X": np.zeros(5)}, r"X of .* got float64 of shape \(5,\)"),
+        ({"X": np.array([["a", "b"]])}, "X of .* must be numbers"),
+        ({"X": np.zeros((2, 3, 8)), "channels": np.array(["x"])}, "must name the 3 channels of X"),
+        (
+            {"X": np.zeros((2, 8)), "y": np.array([0, 2]), "classes": np.array(["a", "b"])},
+            "y of .* must hold places in classes, 0 to 1",
+        ),
+        ({"x": np.zeros(4), "rate": np.float64(0)}, "rate of .* must be above 0, got 0"),
+    ],
+)
+def test_arrays_that_make_no_sense_are_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray], says: str
+) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)
+
+    with pytest.raises(DataError, match=says):
+        read(tmp_path / "a.npz")
+
+
+def test_a_file_that_is_no_parquet_or_is_gone(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "a.parquet").write_bytes(b"no parquet")
+
+    with pytest.raises(DataError, match="must be a parquet file"):
+        read(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read(tmp_path / "b.csv")
