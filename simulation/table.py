@@ -34,7 +34,7 @@ def print_table(results: Results, console: Console) -> None:
         pad_edge=False,
         padding=(0, 1) if gap == " " else (0, 0),
     )
-    table.add_column("plant", Text("mean"), overflow="fold", min_width=8)
+    table.add_column("plant", Text("mean"), overflow="fold", min_width=9)
     for name in columns:
         mean = _figure(getattr(results.mean, name), gap, told)
         table.add_column(name.replace("_", " "), mean, justify="right", no_wrap=True)

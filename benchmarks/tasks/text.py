@@ -45,8 +45,13 @@ SEEDS = 2
 #: Inverse penalties of the logistic regression to choose from.
 STRENGTHS = (10.0, 100.0)
 
-#: What is not at its default: encoders are slow on two cores, so they are capped.
-ENCODER_CAPS = {"rounds": 2, "local_epochs": 1, "training": {"epochs": 2}}
+#: What is not at its default, by cell: capped for two cores, and without a pooled
+#: model.
+CAPS: dict[str, dict[str, Any]] = {
+    "text_transformer": {"rounds": 5, "training": {"epochs": 10}},
+    "encoder_lora": {"rounds": 2, "local_epochs": 1, "training": {"epochs": 2}},
+    "encoder_whole": {"rounds": 2, "local_epochs": 1, "training": {"epochs": 2}},
+}
 QUICK = {"rounds": 1, "local_epochs": 1, "training": {"epochs": 1, "head_epochs": 20}}
 
 
@@ -73,7 +78,7 @@ def run(cell: str, *, data: Path, out: Path, quick: bool) -> Mapping[str, Any]:
         data=plants,
         out=out / "run",
         resume=(out / "run").exists(),
-        pooled=not what.startswith("encoder"),
+        pooled=what not in CAPS,
     )
     found = simulate(plan, watch=lambda *_: None)[0]
     rounds = history(found.prepared.home)
@@ -107,7 +112,7 @@ def write_plants(data: Path, folder: Path) -> Path:
 
 def _config(what: str, *, seed: int, quick: bool) -> FederationConfig:
     backbone, _, tune = what.partition("_") if what.startswith("encoder") else (what, "", "")
-    capped = QUICK if quick else ENCODER_CAPS if tune else {}
+    capped = QUICK if quick else CAPS.get(what, {})
     text = {"text": "OriginalShorttext", "label": "MajorSystem"}
     if tune:
         folder = str(Path(os.environ["TRANSFERLINE_ENCODER"]).resolve())

@@ -31,6 +31,7 @@ from client.desk.spending import Spent
 from client.layout import SETTINGS
 from common.config import FederationConfig, PlantConfig
 from common.privacy import UNITS
+from common.tasks import KINDS
 
 if TYPE_CHECKING:  # they load torch
     from client.console.preview import Preview
@@ -120,13 +121,18 @@ def show_preview(
         put(out, "nothing hides it from the centre: no secure sum, no noise", indent=2)
     out.print()
     stays = [f"{part} {size(count)}" for part, count in found.kept.items()]
-    about = f"{config.method} on {config.backbone}, {config.image_size} pixels"
+    kind = KINDS[config.task]
+    pixels = f", {config.image_size} pixels" if kind.images else ""
+    about = f"{config.method} on {config.backbone}{pixels}"
+    stays = ["images" if kind.images else "the data", "file names", *stays]
+    if kind.family == "table":
+        stays.append("the layer that its own columns go in by")
     put(out, about, indent=10, first="settings")
     put(out, found.form, indent=10, first="form")
     whole = "" if found.sent == found.size else f" in this form, of {size(found.size)},"
     put(out, f"{size(found.sent)}{whole} and a page of text", indent=10, first="leaves")
     put(out, f"{size(found.arrives)}, the release", indent=10, first="comes in")
-    put(out, ", ".join(["images", "file names", *stays]), indent=10, first="stays")
+    put(out, ", ".join(stays), indent=10, first="stays")
     rate = settings.policy.bandwidth
     if rate:
         put(out, f"{found.sent / 1e6 / rate:.0f} s at {rate:g} MB/s", indent=10, first="takes")

@@ -136,7 +136,7 @@ def _tell(entry: Answer, facts: dict[str, Any]) -> None:
     line = f"round {entry.round} of {entry.run}: {what} after {entry.seconds:.1f} s"
     if training := facts.get("training"):
         line += (
-            f", trained {training['seconds']:.1f} s at {training['images_per_second']:g} images/s"
+            f", trained {training['seconds']:.1f} s at {training['images_per_second']:g} examples/s"
         )
     stages = ("incoming", "trained", "tuned", "deployed")
     found = {stage: told(entry.scores.get(stage, {})) for stage in stages}

@@ -71,6 +71,24 @@ def test_every_tensor_is_shown(backbone: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("image-classification", "fedper on mobilenet_v2, 96 pixels"),
+        ("tabular", "fedper on resnet_mlp"),
+        ("text-classification", "fedper on text_cnn"),
+    ],
+)
+def test_what_is_of_images_is_said_of_images_alone(task: str, says: str) -> None:
+    config = FederationConfig.model_validate({"task": task})
+    settings = PlantConfig(name="ash", data="x")
+    shown = show(screens.show_preview, preview(config, classes=2), settings=settings, config=config)
+    assert f"settings  {says}" in shown
+    images = says.endswith("pixels")
+    assert any(line.startswith("stays     images, file names") for line in shown) == images
+    assert any("its own columns" in line for line in shown) == (task == "tabular")
+
+
+@pytest.mark.parametrize(
     ("states", "says"),
     [
         ("ok skip ok", "all is well"),
