@@ -53,3 +53,21 @@ def test_variation_is_the_generators_and_turns_only_where_it_may() -> None:
     assert torch.equal(vary(strength=0, turn=True), batch)
     assert (vary(strength=0.01, turn=False) - batch).abs().max() < 0.02
     assert (vary(strength=0.01, turn=True) - batch).abs().max() > 1
+
+
+def test_noise_is_measured_by_the_window_and_spares_some() -> None:
+    """A spectrum's quiet bands must be seen as they are in use, and raw windows have any size."""
+    tone = torch.sin(torch.arange(256.0)).repeat(200, 1, 1)
+
+    def noise(normalise: str, *, size: float, turn: bool = True) -> torch.Tensor:
+        """Return what is in the bands above the tone, as a share of the window."""
+        vary = Vary(FrontEnd("none", normalise), strength=1, turn=turn)
+        seen = vary(size * tone, torch.Generator().manual_seed(0))
+        above = torch.fft.rfft(seen, norm="ortho").abs()[:, 0, 80:]
+        return above.square().mean(dim=1).sqrt() / seen.std(dim=2)[:, 0]
+
+    for found in (noise("window", size=1e-3), noise("none", size=1e3), noise("plant", size=1)):
+        assert float(found.min()) < 0.03
+        assert 0.15 < float(found.max()) < 0.35
+    for found in (noise("none", size=1e3, turn=False), noise("plant", size=1, turn=False)):
+        assert float(found.min()) > 0.1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.config.series import FRAME, HOP
 
-#: At strength 1: deviation of the noise, in deviations of the channel, and of the gain.
+#: At strength 1: deviation of the noise at most, in deviations of the channel, and of the gain.
 NOISE, GAIN = 0.2, 0.1
 #: Keeps the logarithm of a spectrum above the noise of float32.
 _FLOOR = 1e-3
@@ -24,6 +24,7 @@ class FrontEnd:
     def __init__(self, front: str, normalise: str) -> None:
         self.front = front
         self.each = normalise == "window"
+        self.raw = normalise != "plant"
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Return float32, shape (batch, *SeriesSection.shape)."""
@@ -63,8 +64,21 @@ class Vary:
                 gain = torch.randn((count, 1, 1), generator=generator) * GAIN * self.strength
                 batch = batch * torch.exp(gain.to(batch.device))
             noise = torch.randn(batch.shape, generator=generator).to(batch.device)
-            batch = batch + NOISE * self.strength * noise
+            batch = batch + self._much(batch, generator) * noise
         return self.front(batch)
+
+    def _much(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the deviation of each window's noise, shape (batch, 1 or channels, 1).
+
+        Of windows that may be turned it is another for each, from none on: in use they come
+        without, and a network that has always heard noise does not know the quiet between lines
+        of a spectrum.
+        """
+        much = torch.full((len(batch), 1, 1), NOISE * self.strength)
+        if self.turn:
+            much = much * torch.rand((len(batch), 1, 1), generator=generator)
+        much = much.to(batch.device)
+        return much * batch.std(dim=2, keepdim=True, unbiased=False) if self.front.raw else much
 
 
 def _log(magnitude: Tensor) -> Tensor:
