@@ -16,6 +16,7 @@ from common.config.privacy import honest, objection
 from common.errors import StateError
 from common.privacy import MEANINGLESS, Cost, cost_of, epsilon, rdp_curve
 from common.secagg.roster import threshold
+from common.tasks import KINDS
 
 COSTS = st.builds(
     Cost,
@@ -169,6 +170,15 @@ def test_methods_and_tasks_that_look_at_all_records_are_refused(
     config = settings_of(privacy={"unit": "record"})
     assert objection(config) == ""
     assert why in objection(config.model_copy(update=fields))
+
+
+@pytest.mark.parametrize("task", sorted(KINDS.keys() - {"image-classification"}))
+def test_only_images_can_hide_one_record(task: str) -> None:
+    """Scales, fills and stems of other data are fitted on all records without noise."""
+    fields: dict[str, object] = {"task": task, "privacy": {"unit": "record"}}
+    with pytest.raises(ValidationError, match="statistics of all records"):
+        FederationConfig.model_validate(fields)
+    FederationConfig.model_validate(fields | {"privacy": {"unit": "plant"}})
 
 
 @given(cost=COSTS)
