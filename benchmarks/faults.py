@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py                       # all groups; continues where it stopped
     python benchmarks/faults.py --group processes     # one group
-    python benchmarks/faults.py --case SuperLink      # cases whose name holds a word, once more
+    python benchmarks/faults.py --case SuperLink      # cases whose name matches, once more
     python benchmarks/faults.py --report              # only write docs/reliability.md again
 
 A centre and three plants run as real processes, each plant behind a TCP proxy of its own, with a
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 import tempfile
@@ -28,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))
 
+from common.files import write_atomic  # noqa: E402
 from tests.e2e.faults import clocks, damage, disk, identity, kills, network, plants  # noqa: E402
 from tests.e2e.harness import deployment  # noqa: E402
 from tests.e2e.made_up import write_plants  # noqa: E402
@@ -77,7 +79,7 @@ def main() -> None:
     """Play what is left, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--group", choices=GROUPS, help="only this group")
-    parser.add_argument("--case", default="", help="only cases whose name holds this, again")
+    parser.add_argument("--case", default="", help="only cases whose name matches this, again")
     parser.add_argument("--report", action="store_true", help="only write the page")
     parser.add_argument("--keep", type=Path, help="folder for the deployments, which is kept")
     given = parser.parse_args()
@@ -86,19 +88,17 @@ def main() -> None:
     for name, group in GROUPS.items():
         if given.report or given.group not in (None, name):
             continue
-        chosen = [case for case in group.cases if given.case in case.name]
+        chosen = [case for case in group.cases if re.search(given.case, case.name)]
         left = chosen if given.case else [c for c in chosen if c.name not in seen.get(name, {})]
         if left:
-            play_group(name, group, left, seen, keep=given.keep)
+            play_group(name, group, left, keep=given.keep)
     seen = read()  # other groups may have been played meanwhile
     compare(seen)
     DOCS.write_text(page(seen))
     print(f"written to {DOCS}")
 
 
-def play_group(
-    name: str, group: Group, cases: Sequence[Case], seen: dict[str, Any], *, keep: Path | None
-) -> None:
+def play_group(name: str, group: Group, cases: Sequence[Case], *, keep: Path | None) -> None:
     """Play cases in one deployment; one that got stuck ends it."""
     with staged(group, keep=keep and keep / name) as scene:
         for number, case in enumerate(cases, start=1):
@@ -109,8 +109,7 @@ def play_group(
                 text = " ".join(str(error).split())[:300]
                 found = Seen(name=case.name, outcome=f"STUCK: {text}", seconds=0.0, ok=False)
             day = {"day": time.strftime("%Y-%m-%d")}
-            seen.setdefault(name, {})[case.name] = asdict(found) | day
-            write(seen, name)
+            keep_row(name, case, asdict(found) | day)
             print(f"    {found.outcome} ({found.seconds} s)", file=sys.stderr, flush=True)
             if found.outcome.startswith("STUCK"):
                 return
@@ -172,11 +171,10 @@ def read() -> dict[str, Any]:
     return {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
 
 
-def write(seen: dict[str, Any], name: str) -> None:
-    """Keep what was seen of a group."""
-    if name in seen:
-        OUT.mkdir(parents=True, exist_ok=True)
-        (OUT / f"{name}.json").write_text(json.dumps(seen[name], indent=2) + "\n")
+def keep_row(name: str, case: Case, row: dict[str, Any]) -> None:
+    """Keep what was seen of a case beside what others may have kept meanwhile."""
+    rows = read().get(name, {}) | {case.name: row}
+    write_atomic(OUT / f"{name}.json", f"{json.dumps(rows, indent=2)}\n".encode())
 
 
 HEAD = """\
