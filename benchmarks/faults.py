@@ -43,6 +43,7 @@ EXPECTED = OUT / "undisturbed.json"
 DOCS = HERE.parent / "docs/reliability.md"
 MANY = 500  #: rounds of the run, which is stopped when the cases are over
 STEPS = 30
+PATIENCE = 36_000.0  #: seconds of a round that nothing disturbs, however busy the machine
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def compare(seen: dict[str, Any]) -> None:
         print(f"{last} rounds undisturbed ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="tl-") as place:
             write_plants(Path(place) / "data")
-            federation = settings(rounds=last, steps=STEPS)
+            federation = settings(rounds=last, steps=STEPS, deadline=PATIENCE)
             known = undisturbed(
                 Path(place) / "run", federation=federation, data=Path(place) / "data", names=NAMES
             )
