@@ -17,6 +17,9 @@ the edge or a line dies that moment; the plant would hear nothing until the roun
 SuperNode asks for a message only while it has none, so what it was given and has not confirmed goes
 out again.
 
+*Twice*: a piece of a reply that comes again because the answer to it was lost is fine. Flower calls
+it a failure, the SuperNode drops the reply, and the plant is asked again three minutes later.
+
 *Later*: a full disk or a locked database is "try again" (503), which every part of Flower does. Its
 own answer (500) ends the thread of a SuperNode that says that it lives, and loses replies.
 
@@ -65,11 +68,13 @@ TAKE = "get_message_res"  #: of Flower's state: what hands replies out
 OBJECTS = "objects"  #: folder of the centre's, for pieces on their way
 
 GIVE = "get_message_ins"  #: and what gives messages to SuperNodes
+KEEP = "store_object"  #: and what takes a piece of a reply
 TIMES = 5  #: that a message goes out again
 TRANSLATOR = "http_error_translator"  #: of Flower's application: turns errors into answers
 
 Take = Callable[[SqlLinkState, set[str], int], list[Message]]
 Give = Callable[..., list[Message]]
+Keep = Callable[[SqlLinkState, int, str, str, bytes], bool]
 Next = Callable[[Request], Awaitable[Response]]
 Translate = Callable[[Request, Next], Awaitable[Response]]
 
@@ -121,6 +126,19 @@ def again(give: Give) -> Give:
         return give(self, node_id, limit, **rest)
 
     return given
+
+
+def repeated(keep: Keep) -> Keep:
+    """Return a way to take pieces for which one that is there already is no failure."""
+
+    def kept(
+        self: SqlLinkState, run_id: int, session_id: str, object_id: str, content: bytes
+    ) -> bool:
+        # A piece's name is its content's digest, so what is there is the same.
+        taken = keep(self, run_id, session_id, object_id, content)
+        return taken or bool(self.object_store.get(object_id))
+
+    return kept
 
 
 def unconfirmed(state: SqlLinkState, node: int) -> list[str]:
@@ -188,6 +206,7 @@ def main() -> None:
     _set(vars(node_auth), "SYSTEM_TIME_TOLERANCE", int(TOLERANCE.total_seconds()))
     _set(vars(node_auth), "TIMESTAMP_TOLERANCE", int(TOLERANCE.total_seconds()))
     _set(vars(config_loader), "ObjectStoreFactory", store_in(Path(os.environ[VARIABLE]) / OBJECTS))
+    setattr(SqlLinkState, KEEP, repeated(getattr(SqlLinkState, KEEP)))
     setattr(SqlLinkState, GIVE, again(getattr(SqlLinkState, GIVE)))
     names = vars(importlib.import_module("flwr.superlink.main"))
     _set(names, TRANSLATOR, later(names[TRANSLATOR]))

@@ -87,7 +87,8 @@ class Line:
 
         def upload() -> None:
             name, piece = next(pieces)
-            assert self.state.store_object(self.run, session, name, piece.deflate())
+            self.last = (self.run, session, name, piece.deflate())
+            assert self.state.store_object(*self.last)
 
         self.pieces = len(get_all_nested_objects(reply))
         return upload
@@ -141,6 +142,19 @@ def test_one_whose_upload_stands_still_is_handed_out_and_then_an_error(
 def test_what_is_replaced_is_there() -> None:
     assert callable(vars(SqlLinkState)[superlink.TAKE])
     assert "ObjectStoreFactory" in vars(config_loader)
+
+
+def test_a_piece_that_comes_again_is_no_failure(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SqlLinkState, superlink.KEEP, superlink.repeated(SqlLinkState.store_object))
+    upload = line.begin(0)
+    for _ in range(line.pieces):
+        upload()
+        assert line.state.store_object(*line.last)
+    run, session, _, content = line.last
+    assert not line.state.store_object(run, session, "0" * 64, content)
+    assert line.take() == [0]
 
 
 def test_a_message_that_a_node_has_not_confirmed_goes_out_again(
