@@ -17,7 +17,7 @@ from common.orders import Kind, Order, Outcome
 from common.sharing import FEDERATED
 from common.source import start
 from common.tasks import KINDS, learns
-from simulation.factory import write_plants
+from simulation.factory import GOOD, name_of, write_plants
 from simulation.made_up import DEMOS
 from simulation.pooled import train_pooled
 
@@ -46,6 +46,10 @@ def made(task: str, root: Path) -> tuple[FederationConfig, list[Plant]]:
     if task == "image-classification":
         write_plants(root / "data", plants=2, images_per_class=8, size=32)
         values: dict[str, Any] = {"backbone": "squeezenet1_1", "weights": "none", "image_size": 32}
+    elif task == "image-anomaly":  # as its demo, with fewer and smaller images
+        write_plants(root / "data", plants=2, images_per_class=8, good_images=70, size=32)
+        values = {**DEMOS["anomaly"].settings, "image_size": 32, "anomaly": {"memory": 50}}
+        values["plants"] = {name_of(plant): {"good": GOOD} for plant in range(2)}
     else:
         demo = next(d for d in DEMOS.values() if d.settings.get("task", "") == task)
         demo.write(root / "data")
