@@ -257,7 +257,8 @@ class AnomalyTask(ImageTask):
         return np.asarray(area + 2 * (placed - area))
 
     def gained(self, gain: str) -> str:
-        return f"has {gain} more AUROC"
+        on = "real" if self.validation_defects else "made-up"
+        return f"has {gain} more AUROC on {on} defects"
 
     def scores(self, prediction: Prediction, *, data: PlantData) -> dict[str, Any]:
         """Return those of two classes, and what the plant's own threshold lets through.

@@ -339,7 +339,7 @@ def test_adoption_compares_memories_on_made_up_defects(
     plant.answer(order(config, release), release)
     reply = plant.answer(order(config, release, round=2, kind=Kind.ADOPT), release)
     assert reply.outcome is Outcome.DONE, reply.reason
-    assert "more AUROC" in reply.notes["why"]
+    assert "more AUROC on made-up defects" in reply.notes["why"]
     # The release is the source, and so is the plant's own: the same memory, no gain, adopted.
     kinds = {v.kind: v for v in plant.store.versions()}
     one, other = (plant.store.model(kinds[kind].number) for kind in ("local", "federated"))
