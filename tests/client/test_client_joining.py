@@ -143,7 +143,7 @@ def test_data_that_cannot_train_costs_no_token(
     (tmp_path / "one" / "bad").mkdir()
     for name in ("good", "bad"):
         (tmp_path / "one" / name / "0.png").write_text("no image")
-    with pytest.raises(DataError, match="usable examples"):
+    with pytest.raises(DataError, match="usable images"):
         join(entry(token, data=tmp_path / "one"))
     with pytest.raises(ConfigError, match="good must be one of the classes"):
         join(entry(token, good="fine"))
