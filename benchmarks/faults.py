@@ -200,7 +200,8 @@ HEAD = """\
 - **A line may be away for five minutes** without costing anybody a round, at the plant or at the
   centre, cut or swallowing everything.
 - **Damage is named, not used**: a file whose hash is wrong is refused in one line that says what to
-  restore; a model damaged at a plant is made anew, a filed answer is trained again.
+  restore; in place of a plant's part of the last round that before it is used, and a filed answer
+  is trained again.
 - **A bad reply never ends a round**: wrong values, shapes, names, sizes, weights and senders are
   refused and counted with their reason.
 
@@ -220,6 +221,10 @@ the same seed, which nothing disturbed; empty where replies may be missing by de
 round of the same run that was not as expected. Seconds are from the case's begin to the end of its
 round, on a machine that other work kept busy: the quickest round took {normal:.0f}. {count} cases,
 {odd} not as expected, {missing} not run.
+
+*A plant is revoked while it trains* came too late here: the command took longer than the round on a
+busy machine, so the plant had been counted. That a commit refuses who was revoked meanwhile is shown
+by the tests of `server/federation.py`.
 
 The named moments: *order sent* (the round's order goes out), *training* (the daemon has handed it
 to the training process), *reply filed* (the answer is in the plant's outbox), *reply on its way*
