@@ -224,7 +224,7 @@ round, on a machine that other work kept busy: the quickest round took {normal:.
 
 *A plant is revoked while it trains* came too late here: the command took longer than the round on
 a busy machine, so the plant had been counted. That a commit refuses who was revoked meanwhile is
-shown by the tests of `server/federation.py`.
+shown in `tests/server/test_server_chain.py`.
 
 The named moments: *order sent* (the round's order goes out), *training* (the daemon has handed it
 to the training process), *reply filed* (the answer is in the plant's outbox), *reply on its way*
