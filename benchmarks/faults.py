@@ -198,7 +198,7 @@ HEAD = """\
   its place for six more, and asks only who is there from the next round on. A link whose daemon is
   silent for two minutes signs off by itself. Who comes back takes part in the next round.
 - **A line may be away for five minutes** without costing anybody a round, at the plant or at the
-  centre, cut or swallowing everything.
+  centre (tried: cut for five minutes, swallowing everything for one).
 - **Damage is named, not used**: a file whose hash is wrong is refused in one line that says what to
   restore; in place of a plant's part of the last round that before it is used, and a filed answer
   is trained again.
