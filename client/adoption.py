@@ -44,12 +44,14 @@ class Paired:
     said : puts a gain into words, after "the federated model".
     groups : examples of one group (windows of one engine) are one piece of evidence, int64, shape
         (examples,); None: each is one.
+    doubt : why these examples cannot vouch for a release, and what to do; "" if they can.
     """
 
     worth: Callable[[Array], Array]
     strata: Array
     said: Callable[[str], str]
     groups: Array | None = None
+    doubt: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,8 @@ def _decide(
             "kept what it had: the labelled examples are others than it was judged on; train alone"
         )
         return store.deploy(current, why=why)
+    if paired.doubt:
+        return store.deploy(current, why=f"kept what it had: {paired.doubt}")
     evidence, clean = store.evidence(current), slice(len(paired.strata))
     verdict = judge(
         paired.worth(store.evidence(candidate)[clean]) - paired.worth(evidence[clean]),

@@ -47,6 +47,7 @@ def paired_of(task: Task, data: PlantData) -> adoption.Paired:
         strata=task.strata(truth),
         said=task.gained,
         groups=None if data.groups is None else data.groups[data.validation.cpu()].numpy(),
+        doubt=task.doubt(),
     )
 
 

@@ -125,6 +125,10 @@ class Task(Protocol):
         """Put a difference of ``worth`` into words, after "the federated model"."""
         ...
 
+    def doubt(self) -> str:
+        """Say why the plant's validation examples cannot vouch for a release; "" if they can."""
+        ...
+
     def scores(self, prediction: Prediction, *, data: PlantData) -> dict[str, Any]:
         """Return all scores of test predictions for the report, ready for JSON.
 

@@ -11,9 +11,12 @@ made up on good parts that nothing learned from (`client.anomaly.synthetic`), an
 compared by their AUROC on these, with the standard error of DeLong, DeLong and Clarke-Pearson 1988
 (https://doi.org/10.2307/2531595). A made-up defect and the good part that it is on are taken as
 independent; they are not, and the true error is the smaller one where a strange part is strange in
-both forms. What the rule cannot see is whether made-up defects resemble those to come: it keeps a
-plant from a backbone that sees less on its own parts, and no more. With
-``anomaly.validation_defects`` a plant's real defective parts judge instead.
+both forms.
+
+Made-up defects choose between states of one training, and no more: on real plants their word on a
+release had nothing to do with what real defects said (docs/results.md). So a plant adopts a release
+only where its own defective parts judge, ``anomaly.validation_defects`` of them; without, it keeps
+what it has, and its engineer may still put a release in place (``transferline-plant personal``).
 """
 
 from __future__ import annotations
@@ -257,8 +260,15 @@ class AnomalyTask(ImageTask):
         return np.asarray(area + 2 * (placed - area))
 
     def gained(self, gain: str) -> str:
-        on = "real" if self.validation_defects else "made-up"
-        return f"has {gain} more AUROC on {on} defects"
+        return f"has {gain} more AUROC on real defects"
+
+    def doubt(self) -> str:
+        if self.validation_defects:
+            return ""
+        return (
+            "it was judged by made-up defects, which cannot vouch for a release; let real ones "
+            "judge (anomaly.validation_defects in plant.toml)"
+        )
 
     def scores(self, prediction: Prediction, *, data: PlantData) -> dict[str, Any]:
         """Return those of two classes, and what the plant's own threshold lets through.

@@ -77,6 +77,9 @@ class Classes:
     def gained(self, gain: str) -> str:
         return f"gives the truth {gain} more probability"
 
+    def doubt(self) -> str:
+        return ""
+
     def scores(self, prediction: Prediction, *, data: PlantData) -> dict[str, Any]:
         return scores(
             prediction.predicted,

@@ -87,6 +87,9 @@ class Numbers:
     def gained(self, gain: str) -> str:
         return f"explains {gain} more of the variance"
 
+    def doubt(self) -> str:
+        return ""
+
     def scores(self, prediction: Prediction, *, data: PlantData) -> dict[str, Any]:
         return number_scores(prediction.predicted, prediction.truth)
 

@@ -30,6 +30,7 @@ class PlantAnomalySection(Section):
     validation_defects: int = Field(
         0,
         ge=0,
-        description="So many real defective parts judge a new model, instead of defects made up "
-        "on good parts; they take no part in the test. At least 5 where it is not 0.",
+        description="So many real defective parts judge a new model; they take no part in the "
+        "test. At least 5; with 0 a plant adopts no release by itself, as defects made up on good "
+        "parts cannot vouch for one.",
     )

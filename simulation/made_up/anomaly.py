@@ -31,7 +31,10 @@ ANOMALY: dict[str, Any] = {
         "epochs": 5,
     },
     "anomaly": {"memory": 500},
-    "plants": {name_of(plant): {"good": GOOD} for plant in range(PLANTS)},
+    "plants": {
+        name_of(plant): {"good": GOOD, "anomaly": {"validation_defects": 15}}
+        for plant in range(PLANTS)
+    },
 }
 
 

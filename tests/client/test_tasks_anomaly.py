@@ -332,14 +332,28 @@ def _travelled(
     return iter(release.schema.subset(names).slices())
 
 
-def test_adoption_compares_memories_on_made_up_defects(
+def test_made_up_defects_do_not_vouch_for_a_release(
     plant_at: Callable[..., Plant], config: FederationConfig, release: Release
 ) -> None:
     plant = plant_at()
     plant.answer(order(config, release), release)
     reply = plant.answer(order(config, release, round=2, kind=Kind.ADOPT), release)
     assert reply.outcome is Outcome.DONE, reply.reason
-    assert "more AUROC on made-up defects" in reply.notes["why"]
+    assert not reply.notes["adopted"]
+    assert reply.notes["why"].startswith("kept what it had: it was judged by made-up defects")
+    # The engineer may know better.
+    candidate = next(v for v in plant.store.versions() if v.kind == "federated")
+    assert plant.store.rollback(candidate.number).version == candidate.number
+
+
+def test_adoption_compares_memories_on_real_defects(
+    plant_at: Callable[..., Plant], config: FederationConfig, release: Release
+) -> None:
+    plant = plant_at(anomaly={"validation_defects": 6})
+    plant.answer(order(config, release), release)
+    reply = plant.answer(order(config, release, round=2, kind=Kind.ADOPT), release)
+    assert reply.outcome is Outcome.DONE, reply.reason
+    assert "more AUROC on real defects" in reply.notes["why"]
     # The release is the source, and so is the plant's own: the same memory, no gain, adopted.
     kinds = {v.kind: v for v in plant.store.versions()}
     one, other = (plant.store.model(kinds[kind].number) for kind in ("local", "federated"))
