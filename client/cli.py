@@ -20,7 +20,7 @@ from client.console.arguments import AsJson, PlantFolder, print_json
 from client.console.checks import Check, Plant, State, checks
 from client.layout import federation_of, holds_plant, open_settings
 from common.agreed import at_plant
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 from common.tasks import KINDS
 from common.terminal import FAILED, command_line, console, progress, run
 from common.token import Token
@@ -146,8 +146,8 @@ def check(
     Example: transferline-plant check ./plant-a
     """
     if not folder.exists():
-        raise ConfigError(
-            f"folder must be a plant's or one of images, got none at {folder}; check the path"
+        raise DataError(
+            f"folder must exist, a plant's or one of data alone, got {folder}; check the path"
         )
     if not holds_plant(folder):
         from client.console import survey  # noqa: PLC0415  loads torch, which takes seconds

@@ -14,7 +14,6 @@ import pytest
 from common.combining import RULES, table
 from common.config import FederationConfig, ServerConfig
 from common.errors import AggregationError, ConfigError
-from common.forms import Turn, form_of
 from common.orders import Reply
 from common.toml import validate
 from common.update import Schema, Vector
@@ -191,16 +190,6 @@ def test_the_page_shows_the_table() -> None:
 
 def test_bytes_are_counted_as_they_are_sent(centre: Any) -> None:
     centre.configure(rounds=1, update={"form": "int8"})
-
-    def in_form(reply: Reply) -> list[Reply]:
-        if reply.payload is None:
-            return [reply]
-        form = form_of(
-            centre.config.update, schema=SCHEMA, turn=Turn(run=reply.run, round=reply.round)
-        )
-        return [replace(reply, payload=form.encode(np.frombuffer(reply.payload, np.float32)))]
-
-    centre.plants.spoil = in_form
     last = centre.open().run()
     assert last.number == 1
     row = history(centre.home)[0]["replies"]["ash"]
