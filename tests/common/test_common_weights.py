@@ -228,7 +228,7 @@ def downloaded(cache: Path, name: str, state: Mapping[str, torch.Tensor]) -> Non
 
 def test_a_download_that_fails_is_one_line(cache: Path) -> None:
     said = refusal(cache, weights="DEFAULT")
-    assert "Connection refused from https://download.pytorch.org/models/shufflenet" in said
+    assert re.search(r"Connection refused from https://\S+/shufflenet", said)
     assert "set weights to its path" in said
 
 
