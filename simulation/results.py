@@ -77,7 +77,7 @@ class Mistake(Record):
     confidence: Share = Field(description="Probability that the model gave to `predicted`.")
     picture: str = Field(
         "",
-        pattern=r"^(data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]+)?$",
+        pattern=r"^(data:image/(jpeg|png|webp|svg\+xml);base64,[A-Za-z0-9+/=]+)?$",
         description="The image as a data URI, or empty.",
     )
 

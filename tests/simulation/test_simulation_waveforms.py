@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.tasks.metrics import Prediction
-from simulation.scene import surest_mistakes
+from simulation.results import Mistake
+from simulation.scene import surest_mistakes, svg_uri
 from simulation.waveforms import EDGE, SIDE, STRETCHES, outline, waveform, waveforms
 
 LINE = "{http://www.w3.org/2000/svg}polyline"
@@ -60,3 +61,9 @@ def test_the_surest_mistakes_are_drawn_from_their_own_windows() -> None:
     (line,) = ET.fromstring(base64.b64decode(drawn["d @ 8"].rpartition(",")[2])).iter(LINE)
     tops = [float(point.split(",")[1]) for point in line.get("points", "").split()]
     assert tops.index(min(tops)) == 2
+
+
+def test_results_take_the_picture_of_a_window() -> None:
+    picture = svg_uri(waveform(np.zeros((1, 64), dtype=np.float32)))
+    mistake = Mistake(file="a @ 64", truth="x", predicted="y", confidence=0.9, picture=picture)
+    assert mistake.picture == picture
