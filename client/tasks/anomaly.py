@@ -133,12 +133,45 @@ class AnomalyTask(ImageTask):
         found: Sequence[Found],
         pixels: kept.Pixels,
     ) -> PlantData:
-        chosen = self.selection
         usable = [index for index, why in enumerate(pixels.why) if not why]
-        labels = [found[index].label for index in usable]
         files = [found[index].file for index in usable]
         contents = [pixels.digests[index] for index in usable]
-        sets = split_good(
+        sets = self._split(
+            folder, classes, [found[index].label for index in usable], files, contents
+        )
+        seed = self.selection.seed
+        table = _Table(pixels, usable=usable, files=files)
+        train = table.add(sets.train, 0)
+        held = table.judges(sets.compared, sets.judging, seed=seed)
+        test = table.judges(sets.test, sets.defective, seed=seed + 1)
+        calibration = table.add(sets.calibration, 0)
+        inputs, targets, names = table.all()
+        return PlantData(
+            classes=CLASSES,
+            good=CLASSES[0],
+            inputs=inputs,
+            targets=targets,
+            names=names,
+            train=train,
+            validation=held,
+            test=test,
+            folds=((train, held),),
+            fingerprint=self._fingerprint([names[i] for i in calibration.tolist()]),
+            skipped=_skipped(found, pixels),
+            notes=self._notes(sets),
+            extra=calibration,
+        )
+
+    def _split(
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        labels: Sequence[int],
+        files: Sequence[str],
+        contents: Sequence[str],
+    ) -> Sets:
+        chosen = self.selection
+        return split_good(
             labels,
             keys(read_groups(folder, files=files), contents, seed=chosen.seed),
             good=classes.index(chosen.good),
@@ -149,44 +182,6 @@ class AnomalyTask(ImageTask):
                 defects=self.validation_defects,
             ),
             where=str(folder / chosen.good),
-        )
-
-        def images(indices: Sequence[int]) -> Tensor:
-            rows = pixels.rows(torch.tensor([usable[i] for i in indices], dtype=torch.int64))
-            assert rows is not None, "images changed in memory"
-            return rows
-
-        table = _Table()
-        train = table.add(images(sets.train), _named(files, sets.train), 0)
-        validation = [
-            table.add(images(sets.compared), _named(files, sets.compared), 0),
-            table.add(images(sets.judging), _named(files, sets.judging), 1)
-            if sets.judging
-            else table.made_up(images(sets.compared), _named(files, sets.compared), chosen.seed),
-        ]
-        test = [
-            table.add(images(sets.test), _named(files, sets.test), 0),
-            table.add(images(sets.defective), _named(files, sets.defective), 1)
-            if sets.defective
-            else table.made_up(images(sets.test), _named(files, sets.test), chosen.seed + 1),
-        ]
-        calibration = table.add(images(sets.calibration), _named(files, sets.calibration), 0)
-        held = torch.cat(validation)
-        inputs, targets, names = table.all()
-        return PlantData(
-            classes=CLASSES,
-            good=CLASSES[0],
-            inputs=inputs,
-            targets=targets,
-            names=names,
-            train=train,
-            validation=held,
-            test=torch.cat(test),
-            folds=((train, held),),
-            fingerprint=self._fingerprint([names[i] for i in calibration.tolist()]),
-            skipped=_skipped(found, pixels),
-            notes=self._notes(sets),
-            extra=calibration,
         )
 
     def _fingerprint(self, calibration: Sequence[str]) -> str:
@@ -293,33 +288,46 @@ class AnomalyTask(ImageTask):
 
 
 class _Table:
-    """Images, targets and names that are put together piece by piece."""
+    """Images, targets and names that are put together piece by piece.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    usable : of each part, its place among the pixels.
+    files : of each part.
+    """
+
+    def __init__(self, pixels: kept.Pixels, *, usable: Sequence[int], files: Sequence[str]) -> None:
+        self._pixels, self._usable, self._files = pixels, usable, files
         self._images: list[Tensor] = []
         self._targets: list[Tensor] = []
         self._names: list[str] = []
 
-    def add(self, images: Tensor, names: Sequence[str], target: int) -> Tensor:
-        """Add examples and return their indices."""
+    def add(self, parts: Sequence[int], target: int) -> Tensor:
+        """Add parts and return the indices of their examples."""
+        return self._put(self._read(parts), [self._files[part] for part in parts], target)
+
+    def judges(self, good: Sequence[int], defective: Sequence[int], *, seed: int) -> Tensor:
+        """Add good parts and defective ones; without any, defects made up on the good ones."""
+        first = self.add(good, 0)
+        if defective:
+            return torch.cat([first, self.add(defective, 1)])
+        names = [f"{self._files[part]} (made-up defect)" for part in good]
+        return torch.cat([first, self._put(damage(self._read(good), seed=seed), names, 1)])
+
+    def _read(self, parts: Sequence[int]) -> Tensor:
+        rows = self._pixels.rows(torch.tensor([self._usable[p] for p in parts], dtype=torch.int64))
+        assert rows is not None, "images changed in memory"
+        return rows
+
+    def _put(self, images: Tensor, names: Sequence[str], target: int) -> Tensor:
         start = len(self._names)
         self._images.append(images)
         self._targets.append(torch.full((len(images),), target))
         self._names += names
         return torch.arange(start, start + len(images))
 
-    def made_up(self, images: Tensor, names: Sequence[str], seed: int) -> Tensor:
-        """Add the same parts with defects made up on them."""
-        return self.add(
-            damage(images, seed=seed), [f"{name} (made-up defect)" for name in names], 1
-        )
-
     def all(self) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         return torch.cat(self._images), torch.cat(self._targets), tuple(self._names)
-
-
-def _named(files: Sequence[str], indices: Sequence[int]) -> list[str]:
-    return [files[index] for index in indices]
 
 
 def _skipped(found: Sequence[Found], pixels: kept.Pixels) -> tuple[Skipped, ...]:
