@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,14 +124,14 @@ def join(
     settings = _settings(entry, entry.data.resolve())
     is_new = not entry.folder.exists()
     images = _look(settings)  # tells most mistakes before anything is made
-    lay_out(entry.folder, link=None)
-    try:
+    with ExitStack() as undo:
+        # Ctrl-C too: a folder half made would be in the way of the next try.
+        if is_new:
+            undo.callback(shutil.rmtree, entry.folder, ignore_errors=True)
+        lay_out(entry.folder, link=None)
         cache = entry.folder / "cache"
         data = _read(settings, cache=cache, progress=progress) if images else None
-    except BaseException:  # Ctrl-C too: a folder half made would be in the way of the next try
-        if is_new:
-            shutil.rmtree(entry.folder, ignore_errors=True)
-        raise
+        undo.pop_all()
     told = enrolment.join(entry.token, entry.folder, clock=clock)
     federation = _federation(told)
     places = {"federation": told.federation, "fleet": told.fleet, "enrolment": told.enrolment}
