@@ -21,6 +21,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from common.closing import Closing
 from common.errors import ConfigError, TransferlineError
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ CONNECTIONS = 8
 PATIENCE = 10.0
 
 
-class Endpoint:
+class Endpoint(Closing):
     """Serves metrics from a thread of its own, until it is closed; made by `serve`.
 
     Attributes
@@ -55,12 +56,6 @@ class Endpoint:
         self._thread.join()
         if self.address.startswith("unix:"):
             Path(self.address.removeprefix("unix:")).unlink(missing_ok=True)
-
-    def __enter__(self) -> Endpoint:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def serve(address: str, registry: CollectorRegistry) -> Endpoint:

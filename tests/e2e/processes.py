@@ -12,10 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import psutil
+
+from common.closing import Closing
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GRACE = 20.0  #: seconds between SIGTERM and SIGKILL
@@ -79,7 +80,7 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
-class Started:
+class Started(Closing):
     """A process and all that it starts; a context manager that leaves none of them.
 
     Parameters
@@ -162,15 +163,7 @@ class Started:
             self.process.wait(5)
         return lines
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.end()
 
 

@@ -26,8 +26,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from types import TracebackType
 from typing import Any, Self, TypeVar
+
+from common.closing import Closing
 
 PIECE = 64 * 1024  #: bytes read at once
 T = TypeVar("T")
@@ -87,7 +88,7 @@ class Connection:
     deaf: bool = False  #: the far side is gone and the near side does not know
 
 
-class Proxy:
+class Proxy(Closing):
     """A proxy on a free port of loopback, as a context manager.
 
     Parameters
@@ -113,12 +114,7 @@ class Proxy:
         self.address = Address(*self._server.sockets[0].getsockname()[:2])
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
