@@ -181,7 +181,7 @@ def _ask_to_join(token: Token, waiting: Path, *, clock: Callable[[], datetime]) 
         write_atomic(mark, digest.encode(), mode=0o600)
     key, link_key = make_identity(waiting), make_link_key(waiting)
     request = make_request(key, name=token.plant)
-    authority = _pinned_authority(token, clock=clock)
+    authority = pinned_authority(token, clock=clock)
     message = wire.JoinRequest(
         protocol=PROTOCOL,
         token=token.secret,
@@ -269,8 +269,16 @@ def _check_same_plant(identity: Path, name: str) -> None:
         )
 
 
-def _pinned_authority(token: Token, *, clock: Callable[[], datetime]) -> str:
-    """Return the CA of the token's fingerprint, as the centre shows it; nothing is sent yet."""
+def pinned_authority(token: Token, *, clock: Callable[[], datetime]) -> str:
+    """Return the CA of the token's fingerprint, PEM, as the centre shows it; nothing is sent yet.
+
+    Raises
+    ------
+    IdentityError
+        If somebody else answers at the address.
+    EngineError
+        If nobody does.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

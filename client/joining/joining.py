@@ -1,6 +1,7 @@
 """``transferline-plant join``: from a token and a folder of data to a plant's folder.
 
-Images are read before the token is used, so that a plant that cannot train does not spend it.
+The centre is reached first; then images are read, before the token is used, so that a plant that
+cannot train does not spend it.
 Other data can be read only when the federation has said what its task is: what does not fit then
 is told in one line, and ``check`` tells it again until it is mended in plant.toml or the data.
 ``plant.toml`` comes last: a folder without it holds no plant, and the same command may be given
@@ -124,6 +125,7 @@ def join(
     settings = _settings(entry, entry.data.resolve())
     is_new = not entry.folder.exists()
     images = _look(settings)  # tells most mistakes before anything is made
+    enrolment.pinned_authority(entry.token, clock=clock)  # reading images takes longest
     with ExitStack() as undo:
         # Ctrl-C too: a folder half made would be in the way of the next try.
         if is_new:

@@ -166,8 +166,8 @@ def test_a_centre_that_is_down_costs_no_token(door: Door, entry: Callable[..., E
     wanted = entry(door.token())
     door.close()
     with pytest.raises(EngineError, match=r"must answer.*try again"):
-        join(wanted)
-    assert not (wanted.folder / "plant.toml").exists()
+        join(wanted, progress=lambda done, count: pytest.fail("images were read"))
+    assert not wanted.folder.exists()
     door.open()
     assert door.is_open(wanted.token)
     join(wanted)
