@@ -1,7 +1,9 @@
 """The daemon's identity: its key, its certificate, the CAs that it trusts, and their renewal.
 
-A certificate is renewed when half of its time is over: the daemon writes the request, the link
-carries it to the centre and the certificate back. The key stays, so the plant stays the same plant.
+A certificate is renewed when half of its time is over, and while one CA takes over from another:
+when the centre's own is of another CA, and then until one alone is pinned. The daemon writes the
+request, the link carries it to the centre and the certificate back. The key stays, so the plant
+stays the same plant.
 A CA takes over from another only if the pinned one vouches for it (`Trust.accept`).
 
 Covered: a certificate for another key, name, role or federation, and a CA that nobody vouches for,
@@ -52,12 +54,21 @@ class Identity:
         self._folder = folder
         self._name = name
         self._lock = threading.Lock()
+        self._centre_issuer = ""
         self.papers = self._read(Trust.of(folder / AUTHORITY), at=at)
+
+    def meet(self, centre: Certificate) -> None:
+        """Note the certificate of whoever signed an order: a new CA makes the plant's own due."""
+        self._centre_issuer = centre.issuer
 
     def request(self, *, at: datetime) -> str:
         """Return the sealed request for a fresh certificate; "" while none is due."""
         held = self.papers
-        if not renewal_due(held.certificate, at=at):
+        rotating = (
+            self._centre_issuer not in ("", held.certificate.issuer)
+            or len(held.trust.authorities) > 1
+        )
+        if not rotating and not renewal_due(held.certificate, at=at):
             return ""
         request = make_request(held.signer.key, name=self._name)
         fields = {"request": request, "serial": held.certificate.serial}

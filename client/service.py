@@ -112,10 +112,16 @@ class PlantService(PlantServicer):
     ) -> wire.Installed:
         """Take over what the centre issued."""
         with _translated(context):
+            before = self._identity.papers
             until = self._identity.install(
                 request.certificate, authority=request.authority, at=self._now()
             )
-            log.info("certificate renewed, valid until %s", until.isoformat(timespec="minutes"))
+            now = self._identity.papers
+            if now.certificate.serial != before.certificate.serial:
+                log.info("certificate renewed, valid until %s", until.isoformat(timespec="minutes"))
+            if now.trust.pem != before.trust.pem:
+                shown = ", ".join(one[:16] for one in now.trust.fingerprints)
+                log.info("CA trusted from now on: %s", shown)
             return wire.Installed(not_after=until.isoformat())
 
     def _receive(self, pieces: Iterator[wire.Piece], context: grpc.ServicerContext) -> Parts:
@@ -124,7 +130,8 @@ class PlantService(PlantServicer):
 
         def accept(head: wire.Head) -> None:
             said = Parts(head=head.head, seal=head.seal)
-            check_order(said, trust=self._identity.papers.trust, at=self._now())
+            order = check_order(said, trust=self._identity.papers.trust, at=self._now())
+            self._identity.meet(order.signer)
             if head.size != (wanted := release_bytes(head.head)):
                 raise UpdateError(f"vector must have {wanted} bytes, got {head.size}")
             cut_off.after(RECEIVE + pause(head.size, elapsed=0.0, bandwidth=bandwidth))

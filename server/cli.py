@@ -316,8 +316,8 @@ def rotate(
         ]
         if behind:
             raise ConfigError(
-                f"plants must all have certificates of the new CA, got {behind} without; wait "
-                "until they have renewed, or revoke them"
+                f"plants must all have certificates of the new CA, got {behind} without; a plant "
+                "renews within minutes of its next order: hold a round, or revoke them"
             )
         authority = authority.retire()
     centre.renew_release(authority, new_key=not end)

@@ -278,7 +278,7 @@ def renew(folder: Path, *, address: str, enrolment_address: str) -> bool:
 
     Returns
     -------
-    Whether there is a new certificate.
+    Whether the centre was asked.
 
     Raises
     ------
@@ -296,8 +296,7 @@ def renew(folder: Path, *, address: str, enrolment_address: str) -> bool:
             return False
         authority = path.read_text(encoding="ascii")
         fresh = enrolment.renew(request, address=enrolment_address, authority=authority)
-        until = daemon.install(fresh.certificate, authority=fresh.authority)
-    log.info("certificate renewed, valid until %s", until)
+        daemon.install(fresh.certificate, authority=fresh.authority)
     if fresh.roots != authority:
         write_atomic(path, fresh.roots.encode(), mode=0o600)
     return True

@@ -61,6 +61,7 @@ class Certificate:
     pem : the certificate alone, without those that vouch for it.
     fingerprint : SHA-256 of the raw public key, hex: it stays when the certificate is renewed.
     serial : hex.
+    issuer : identifier of the CA's key, hex; as the certificate claims.
     not_before, not_after : aware datetimes, UTC.
     """
 
@@ -70,6 +71,7 @@ class Certificate:
     federation: str
     fingerprint: str
     serial: str
+    issuer: str
     not_before: datetime
     not_after: datetime
 
@@ -178,6 +180,7 @@ def identity_of(certificate: x509.Certificate) -> Certificate:
             federation=check_name(federation, what="federation"),
             fingerprint=key_fingerprint(certificate.public_key()),
             serial=f"{certificate.serial_number:x}",
+            issuer=_issuer(certificate),
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
         )
@@ -202,6 +205,14 @@ def subject(*, federation: str, name: str) -> x509.Name:
             x509.NameAttribute(NameOID.COMMON_NAME, name),
         ]
     )
+
+
+def _issuer(certificate: x509.Certificate) -> str:
+    try:
+        said = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return ""
+    return (said.key_identifier or b"").hex()
 
 
 def _attribute(name: x509.Name, kind: x509.ObjectIdentifier) -> str:

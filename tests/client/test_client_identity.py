@@ -12,7 +12,7 @@ import pytest
 from client.identity import Identity
 from client.plant import Plant
 from common.errors import IdentityError
-from common.pki import Authority, Role, make_identity
+from common.pki import Authority, Role, make_identity, read_certificate
 
 NOW = datetime.now(UTC)
 
@@ -55,16 +55,22 @@ def test_a_new_ca_takes_over(enrolled: Callable[..., Plant], tmp_path: Path) -> 
     (folder / "ca.pem").write_text(old.pem)
     identity = Identity(folder, name="ash", at=NOW)
 
+    identity.meet(read_certificate(old.issue(key, name="centre", role=Role.RELEASE, days=30)))
+    assert not identity.request(at=NOW)
     new = old.rotate()
+    identity.meet(read_certificate(new.issue(key, name="centre", role=Role.RELEASE, days=30)))
+    assert identity.request(at=NOW)  # due at once: the old CA's end waits for it
     pem = new.issue(key, name="ash", role=Role.PLANT, days=30)
     identity.install(pem, authority=new.announcement, at=NOW)
     assert len(identity.papers.trust.authorities) == 2
+    assert identity.request(at=NOW)
     again = Identity(folder, name="ash", at=NOW)
     assert again.papers.certificate == identity.papers.certificate
     assert new.retire() is not None
     final = Authority.open(tmp_path / "pki")
     again.install(pem, authority=final.announcement, at=NOW)
     assert len(again.papers.trust.authorities) == 1
+    assert not again.request(at=NOW)
 
 
 def test_a_folder_that_is_not_the_plants_is_refused(enrolled: Callable[..., Plant]) -> None:
