@@ -46,8 +46,7 @@ def _blur(config: FederationConfig, plants: int) -> Blur:
     multiplier, length = privacy.noise_multiplier, privacy.clip
     if not sums.enabled:
         return Blur(multiplier=multiplier, length=length)
-    step = sums.bound / (2 ** (sums.bits - 1) - 1)
-    return Blur(multiplier=multiplier, length=length, honest=honest(plants), step=step)
+    return Blur(multiplier=multiplier, length=length, honest=honest(plants), step=sums.step)
 
 
 def protect(

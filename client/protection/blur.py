@@ -2,15 +2,16 @@
 
 McMahan et al. 2018, https://arxiv.org/abs/1710.06963, with the noise of Kairouz, Liu and Steinke
 2021, "The Distributed Discrete Gaussian Mechanism", https://arxiv.org/abs/2102.06387: the update is
-rounded to a grid and gets discrete Gaussian noise. Without secure aggregation the noise at each
+brought to a grid and gets discrete Gaussian noise. Without secure aggregation the noise at each
 plant is the whole. With it the sum carries it: each plant adds its part, such that the parts of
 the ``honest`` plants that are in any sum (t - c, docs/security.md) make the whole; the grid is that
 of the sum's encoding, so that the masked integers are exactly these.
 
-Rounding may lengthen an update by half a step a value; the noise is sized for that too. The sum of
-discrete Gaussians is none exactly: by theorem 1 of the paper it is further off by 10 (m - 1)
-exp(-2 pi**2 s**2 / 2) a value for m plants and s steps of standard deviation, which is below 1e-60
-from the `FINEST` 4 steps on.
+Values go to the grid towards zero, so that no update becomes longer by it and the noise needs no
+allowance for that. The sum of discrete Gaussians is none exactly: by theorem 1 of the paper it is
+further off by 10 (m - 1) exp(-2 pi**2 s**2 / 2) a value for m plants and s steps of standard
+deviation, which is below 1e-60 from the 4 steps on that the configuration demands
+(`common.config.privacy.FEWEST_STEPS`).
 
 Not covered: values that the settings keep still, which are sent as zeros and depend on no data.
 """
@@ -26,10 +27,7 @@ from common.errors import TrainingError
 from common.noise import Noise
 from common.update import Update
 
-#: Fewest grid steps in a standard deviation.
-FINEST = 4
-
-#: The same where the grid is free to choose; a power of two, so that float32 holds the values.
+#: Steps in a standard deviation where the grid is free to choose; float32 holds such values.
 STEPS = 2.0**16
 
 _EXACT = 2**24  #: whole numbers that float32 holds
@@ -53,13 +51,18 @@ class Blur:
     step: float = 0.0
     noise: Noise | None = field(default=None, repr=False)
 
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of this plant's part, in the units of ``length``."""
+        return self.multiplier * self.length / math.sqrt(self.honest)
+
     def apply(self, update: Update) -> Update:
         """Return the update with noise; the values of tensors that do not move become zero.
 
         Raises
         ------
         TrainingError
-            If the grid is too coarse for the noise, or the update is not finite.
+            If the update is not finite.
         """
         moving = np.zeros(update.schema.size, dtype=bool)
         for name, _, place in update.schema.slices():
@@ -67,27 +70,9 @@ class Blur:
         values = update.vector[moving].astype(np.float64)
         if not np.isfinite(values).all():
             raise TrainingError("update must be finite, got NaN or infinity; nothing was sent")
-        step = self.step or self.multiplier * self.length / STEPS
-        whole = np.rint(values / step)
-        drawn = (self.noise or Noise()).discrete(values.size, scale=self.scale(values.size, step))
+        step = self.step or self.deviation / STEPS
+        whole = np.trunc(values / step)
+        drawn = (self.noise or Noise()).discrete(values.size, scale=self.deviation / step)
         vector = np.zeros(update.schema.size, dtype=np.float32)
         vector[moving] = np.clip(whole + drawn, -_EXACT, _EXACT) * step
         return replace(update, vector=vector)
-
-    def scale(self, size: int, step: float) -> float:
-        """Return the standard deviation of this plant's part, in steps of the grid.
-
-        Raises
-        ------
-        TrainingError
-            If that is less than `FINEST`.
-        """
-        longest = self.length / step + math.sqrt(size) / 2
-        scale = self.multiplier * longest / math.sqrt(self.honest)
-        if scale < FINEST:
-            raise TrainingError(
-                f"noise must be at least {FINEST} steps of the grid, got {scale:.2g}; raise "
-                "privacy.noise_multiplier or secure_aggregation.bits, or lower "
-                "secure_aggregation.bound"
-            )
-        return scale

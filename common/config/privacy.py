@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: Bits of a masked value under noise, and standard deviations that it must hold; 1e-15 lie beyond.
 MOST_BITS, REACH = 20, 8
 
+#: Fewest steps of the fixed point in a standard deviation (`client.protection.blur`).
+FEWEST_STEPS = 4
+
 Unit = Literal["none", "record", "plant"]
 Delta = Annotated[float, Field(gt=0, lt=1)]
 
@@ -117,11 +120,18 @@ def _of_plants(config: FederationConfig) -> str:
             f"secure_aggregation.bits must be at most {MOST_BITS} with privacy.unit 'plant', got "
             f"{sums.bits}: float32 must hold every step of the grid that the noise lies on"
         )
-    spread = config.privacy.noise_multiplier / math.sqrt(honest(config.min_plants))
-    needed = config.privacy.clip * (1 + REACH * spread)
+    clip = config.privacy.clip
+    spread = clip * config.privacy.noise_multiplier / math.sqrt(honest(config.min_plants))
+    needed = clip + REACH * spread
     if sums.bound < needed:
         return (
             f"secure_aggregation.bound must be at least {needed:.3g} with these settings of "
             f"privacy, got {sums.bound:g}: noise that is cut off is not what was counted"
+        )
+    if spread < FEWEST_STEPS * sums.step:
+        return (
+            f"noise must be at least {FEWEST_STEPS} steps of the fixed point a plant, got "
+            f"{spread / sums.step:.2g}; raise privacy.noise_multiplier or secure_aggregation.bits, "
+            "or lower secure_aggregation.bound"
         )
     return ""

@@ -31,3 +31,8 @@ class SecureAggregationConfig(Section):
         description="Seconds for each message of the protocol beside training: keys, shares, who "
         "is left, unmasking. Who does not answer by then has dropped out.",
     )
+
+    @property
+    def step(self) -> float:
+        """Between neighbouring values of the fixed point."""
+        return self.bound / (2.0 ** (self.bits - 1) - 1)

@@ -150,6 +150,10 @@ def test_honest_plants_are_the_threshold_less_those_who_may_help_the_centre(plan
         ({"server": {"rule": "norm_bound"}}, "rule must be another than norm_bound"),
         ({"secure_aggregation": {"enabled": True}}, "bits must be at most 20"),
         ({"secure_aggregation": {"enabled": True, "bits": 20}}, "bound must be at least 6.66"),
+        (
+            {"secure_aggregation": {"enabled": True, "bits": 4, "bound": 10.0}},
+            "noise must be at least 4 steps of the fixed point a plant, got 0.49",
+        ),
     ],
 )
 def test_settings_that_let_something_through_are_refused(
