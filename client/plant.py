@@ -214,7 +214,7 @@ class Plant:
                 weight = config.server.max_weight
             update = cut_update(work.network, trained, release, config=config, weight=weight)
             turn = Turn(run=order.run, round=order.round)
-            sent = protect(update, config, turn=turn, plants=len(order.cohort), left=left)
+            sent = protect(update, config, turn=turn, left=left)
         kept = {} if sent.left is None else {LEFT: sent.left}
         self.store.add(
             {**own_part(work.network, trained, config=config), **work.extra, **kept},

@@ -99,12 +99,11 @@ class Epsilon:
         return min(self.rdp, self.pld)
 
 
-def cost_of(config: FederationConfig, *, plants: int, contributions: int = 1) -> Cost | None:
+def cost_of(config: FederationConfig, *, contributions: int = 1) -> Cost | None:
     """Return what a round by these settings costs a plant; None where it adds no noise.
 
     Parameters
     ----------
-    plants : in the order's cohort.
     contributions : how often an update may be sent into a secure sum. Sums over other plants can be
         subtracted, so from the second on the plant counts on its own part of the noise alone.
     """
@@ -115,7 +114,7 @@ def cost_of(config: FederationConfig, *, plants: int, contributions: int = 1) ->
     if privacy.unit == "record":
         return Cost(noise_multiplier=noise, sample_rate=privacy.sample_rate, steps=privacy.steps)
     if config.secure_aggregation.enabled and contributions > 1:
-        noise /= math.sqrt(honest(plants))
+        noise /= math.sqrt(honest(config.min_plants))
     return Cost(noise_multiplier=noise)
 
 

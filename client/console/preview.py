@@ -229,7 +229,7 @@ def classes_of(folder: Path, settings: PlantConfig) -> int:
 
 def _hidden(config: FederationConfig) -> tuple[str, ...]:
     """Return what noise hides, and what one round costs by itself."""
-    privacy, cost = config.privacy, cost_of(config, plants=config.min_plants)
+    privacy, cost = config.privacy, cost_of(config)
     if cost is None:
         return ()
     bound = epsilon([cost], delta=privacy.delta).value

@@ -87,6 +87,9 @@ def _bytes(filed: npt.NDArray[Any] | None) -> bytes | None:
 def order_digest(order: Order) -> str:
     """Digest what the answer depends on: all but the time allowed and the centre's own settings."""
     config = order.config.model_dump_json(exclude=_CENTRE)
+    if order.config.privacy.unit == "plant":
+        # By these the noise of an update that is kept was sized (`client.protection`).
+        config += f"/{order.config.min_plants}/{order.config.server.max_weight}"
     same = (
         f"{order.run}/{order.round}/{order.kind}/{order.release}/{','.join(order.cohort)}/{config}"
     )

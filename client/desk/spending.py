@@ -186,11 +186,7 @@ def _objection(charges: list[Charge], order: Order, policy: PolicySection) -> st
 
 
 def _cost(order: Order, policy: PolicySection) -> Cost | None:
-    return cost_of(
-        order.config,
-        plants=len(order.cohort),
-        contributions=policy.contributions_per_release,
-    )
+    return cost_of(order.config, contributions=policy.contributions_per_release)
 
 
 def _costs(charges: list[Charge], unit: str) -> list[Cost]:

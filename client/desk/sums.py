@@ -173,7 +173,6 @@ class Sums:
             self._forget()
             seat, terms = self._seat_for(order, said)
             if seat.masked is None:
-                seat.session.limits = self.limits()
                 seat.session.examine(terms.text, boxes=said.boxes)
             elif seat.masked[0] != terms.text:
                 raise AggregationError("one vector is sent in a session, this is another order")
@@ -226,18 +225,32 @@ class Sums:
                 self._drop(sid)
 
     def _seat_for(self, order: Order, said: Beside) -> tuple[Seat, Terms]:
-        """Return the session that an order is for, if the order and its terms agree."""
+        """Return the session that an order is for, if the order and its terms agree.
+
+        Noise is sized by the order: for the fixed point that its settings say, and for the fewest
+        plants that they allow. So no other sum is taken part in.
+        """
         _, trust = self.papers()
         terms = Terms.read(said.terms, trust=trust, at=self.now())
         wanted = (order.run, order.round, order.release, order.task)
         if (terms.sid.run, terms.sid.round, terms.release, terms.task) != wanted:
             raise AggregationError("terms of the sum must be for this very order, got others")
+        sums, encoding = order.config.secure_aggregation, terms.encoding
+        agreed = (sums.bits, sums.bound, order.config.server.max_weight)
+        if (got := (encoding.bits, encoding.bound, encoding.max_weight)) != agreed:
+            raise AggregationError(
+                f"encoding.bits, bound and max_weight must be those of the order {agreed}, got "
+                f"{got}; both sides must run the same version"
+            )
         seat = self._seats.get(terms.sid)
         if seat is None:
             raise AggregationError(
                 "no keys for this sum are left here: the plant was restarted or the session is "
                 "over; it takes part in the next"
             )
+        limits = self.limits()
+        fewest = max(limits.minimum_cohort, order.config.min_plants)
+        seat.session.limits = replace(limits, minimum_cohort=fewest)
         return seat, terms
 
     def _share(self, setup: Setup) -> str:

@@ -23,30 +23,30 @@ class Step(Protocol):
     def apply(self, update: Update) -> Update: ...
 
 
-def steps(config: FederationConfig, *, plants: int | None = None) -> tuple[Step, ...]:
-    """Return the steps that a federation's settings ask for, in order.
-
-    Parameters
-    ----------
-    plants : in the order's cohort; None for the fewest that a round may have.
-    """
+def steps(config: FederationConfig) -> tuple[Step, ...]:
+    """Return the steps that a federation's settings ask for, in order."""
     server = config.server
     found: list[Step] = []
     if config.privacy.unit == "plant":
-        found += [Clip(max_norm=config.privacy.clip), _blur(config, plants or config.min_plants)]
+        found += [Clip(max_norm=config.privacy.clip), _blur(config)]
     found.append(Validate(max_norm=server.max_update_norm))
     if server.rule == "norm_bound" and server.radius is not None:
         found.append(Clip(max_norm=server.radius))
     return tuple(found)
 
 
-def _blur(config: FederationConfig, plants: int) -> Blur:
-    """Size the noise: the whole at each plant, or a part of what the sum carries."""
+def _blur(config: FederationConfig) -> Blur:
+    """Size the noise: the whole at each plant, or a part of what the sum carries.
+
+    The part goes by the fewest plants that a sum may have: of an order's cohort some may be gone
+    when the sum is held. The desk takes part in none of fewer (`client.desk.sums`).
+    """
     privacy, sums = config.privacy, config.secure_aggregation
     multiplier, length = privacy.noise_multiplier, privacy.clip
     if not sums.enabled:
         return Blur(multiplier=multiplier, length=length)
-    return Blur(multiplier=multiplier, length=length, honest=honest(plants), step=sums.step)
+    share = honest(config.min_plants)
+    return Blur(multiplier=multiplier, length=length, honest=share, step=sums.step)
 
 
 def protect(
@@ -54,7 +54,6 @@ def protect(
     config: FederationConfig,
     *,
     turn: Turn,
-    plants: int | None = None,
     left: Vector | None = None,
 ) -> Sent:
     """Add what was left over, apply every step, and bring what comes out of them into its form.
@@ -62,7 +61,6 @@ def protect(
     Parameters
     ----------
     turn : of the order.
-    plants : as in `steps`.
     left : what the update before did not say, float32 of the update's shape; None for nothing.
 
     Raises
@@ -72,7 +70,7 @@ def protect(
     """
     whole = recall(update, config, left=left)
     update = whole
-    for step in steps(config, plants=plants):
+    for step in steps(config):
         update = step.apply(update)
     return shape(update, config, turn=turn, whole=whole)
 

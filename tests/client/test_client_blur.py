@@ -120,6 +120,15 @@ def test_settings_bring_the_steps() -> None:
     assert blur == Blur(multiplier=1.0, length=0.25)
 
 
+def test_in_a_sum_the_noise_is_sized_for_the_fewest_plants() -> None:
+    sums = {"enabled": True, "bits": 20, "bound": 10.0}
+    tables = {"privacy": {"unit": "plant"}, "secure_aggregation": sums}
+    for fewest, certain in ((3, 1), (10, 4)):
+        config = FederationConfig.model_validate({"min_plants": fewest, **tables})
+        blur = next(step for step in steps(config) if isinstance(step, Blur))
+        assert blur == Blur(multiplier=1.0, length=1.0, honest=certain, step=10.0 / 524287)
+
+
 def test_a_long_update_is_shortened_and_hidden() -> None:
     config = FederationConfig.model_validate({"privacy": {"unit": "plant", "clip": 1.0}})
     given_ = update(np.full(400, 50.0, np.float32))

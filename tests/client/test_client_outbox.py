@@ -66,6 +66,18 @@ def test_another_order_for_the_round_is_refused(
     assert outbox.find(replace(order, kind=Kind.ADOPT)) is None
 
 
+def test_an_update_whose_noise_was_sized_for_other_settings_is_not_sent(
+    tmp_path: Path, order: Order, changed: Callable[..., FederationConfig]
+) -> None:
+    outbox = Outbox(tmp_path)
+    order = replace(order, config=changed(order.config, min_plants=9, privacy={"unit": "plant"}))
+    outbox.put(order, reply_to(order))
+    assert outbox.find(replace(order, config=changed(order.config, rounds=99))) is not None
+    for other in ({"min_plants": 3}, {"server": {"max_weight": 7}}):
+        with pytest.raises(UpdateError, match="was answered for another order"):
+            outbox.find(replace(order, config=changed(order.config, **other)))
+
+
 def test_the_last_answers_are_kept(tmp_path: Path, order: Order) -> None:
     outbox = Outbox(tmp_path)
     orders = [replace(order, round=number) for number in range(1, 6)]

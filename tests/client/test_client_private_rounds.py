@@ -156,7 +156,7 @@ def test_a_budget_ends_the_rounds_before_training(
 ) -> None:
     config = config_of("record")
     release, plant = release_of(config), plant_of("ash")
-    cost = cost_of(config, plants=3)
+    cost = cost_of(config)
     assert cost is not None
     budget = epsilon([cost], delta=1e-5).value * 1.01
     text = (plant.folder / "plant.toml").read_text()

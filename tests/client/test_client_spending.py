@@ -36,7 +36,7 @@ def order_of(
 
 
 def one_round(order: Order) -> float:
-    cost = cost_of(order.config, plants=3)
+    cost = cost_of(order.config)
     assert cost is not None
     return epsilon([cost], delta=1e-5).value
 

@@ -61,6 +61,18 @@ def reply_to(order: Order, plant: str) -> Reply:
     )
 
 
+def encoding_of(order: Order, *, plants: int = len(NAMES)) -> Encoding:
+    """Return the encoding that an order's settings say."""
+    sums = order.config.secure_aggregation
+    return Encoding(
+        size=VECTOR.size,
+        bits=sums.bits,
+        bound=sums.bound,
+        max_weight=order.config.server.max_weight,
+        plants=plants,
+    )
+
+
 class Table:
     """Four desks and an honest centre."""
 
@@ -119,9 +131,7 @@ class Table:
             "cohort": centre.cohort,
             "release": order.release,
             "task": order.task,
-            "encoding": Encoding(
-                size=VECTOR.size, bits=16, bound=1.0, max_weight=100, plants=len(centre.cohort)
-            ),
+            "encoding": encoding_of(order, plants=len(centre.cohort)),
         }
         terms = Terms(**(fields | changes)).sealed(self.centre.release)
         centre.order(terms)
@@ -225,6 +235,34 @@ def test_an_order_without_the_terms_that_it_announces_is_refused(
         plain = order_of(config=FederationConfig())
         with pytest.raises(PolicyError, match="terms of a secure sum"):
             found.sums["ash"].examine(plain, beside)
+
+
+@pytest.mark.parametrize("other", [{"bits": 2}, {"bound": 1e-6}, {"max_weight": 1}])
+def test_a_sum_in_another_fixed_point_than_the_orders_is_refused(
+    table: Callable[..., Table], other: dict[str, Any]
+) -> None:
+    """Of two bits only the sign would be sent, and noise was sized for the order's."""
+    found, order = table(), order_of()
+    encoding = replace(encoding_of(order), **other)
+    beside = found.beside(found.shared(), order, encoding=encoding)["ash"]
+    for step in (
+        lambda: found.sums["ash"].examine(order, beside),
+        lambda: found.sums["ash"].mask(order, beside, reply_to(order, "ash")),
+    ):
+        with pytest.raises(AggregationError, match="must be those of the order"):
+            step()
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_sum_of_fewer_plants_than_the_order_allows_is_refused(
+    table: Callable[..., Table], early: bool
+) -> None:
+    """Each plant's part of the noise is sized for the fewest that the order allows."""
+    many = CONFIG.model_copy(update={"min_plants": len(NAMES) + 1})
+    found, order = table(), order_of(config=many)
+    ash, beside = found.sums["ash"], found.beside(found.shared(), order)["ash"]
+    with pytest.raises(AggregationError, match="cohort must be at least 5 plants, got 4"):
+        ash.examine(order, beside) if early else ash.mask(order, beside, reply_to(order, "ash"))
 
 
 def test_an_order_to_adopt_needs_no_sum(table: Callable[..., Table]) -> None:

@@ -105,7 +105,7 @@ def test_order_and_grouping_do_not_matter() -> None:
 
 def test_nothing_costs_nothing_and_no_noise_is_told_as_such() -> None:
     assert epsilon([], delta=1e-5).value == 0.0
-    assert cost_of(FederationConfig(), plants=5) is None
+    assert cost_of(FederationConfig()) is None
     quiet = epsilon([Cost(noise_multiplier=0.01, sample_rate=0.5, steps=1000)], delta=1e-5)
     assert quiet.value > MEANINGLESS
     assert quiet.pld == quiet.rdp
@@ -119,10 +119,10 @@ def test_settings_say_the_cost() -> None:
     record = settings_of(
         privacy={"unit": "record", "noise_multiplier": 1.5, "sample_rate": 0.25, "steps": 7}
     )
-    assert cost_of(record, plants=5) == Cost(noise_multiplier=1.5, sample_rate=0.25, steps=7)
+    assert cost_of(record) == Cost(noise_multiplier=1.5, sample_rate=0.25, steps=7)
     plant = settings_of(privacy={"unit": "plant", "noise_multiplier": 3.0})
-    assert cost_of(plant, plants=5) == Cost(noise_multiplier=3.0)
-    assert cost_of(plant, plants=5, contributions=2) == Cost(noise_multiplier=3.0)
+    assert cost_of(plant) == Cost(noise_multiplier=3.0)
+    assert cost_of(plant, contributions=2) == Cost(noise_multiplier=3.0)
 
 
 def test_sums_that_can_be_subtracted_cost_by_the_plants_own_noise() -> None:
@@ -130,8 +130,8 @@ def test_sums_that_can_be_subtracted_cost_by_the_plants_own_noise() -> None:
         privacy={"unit": "plant", "noise_multiplier": 3.0},
         secure_aggregation={"enabled": True, "bits": 20, "bound": 30.0},
     )
-    assert cost_of(config, plants=5) == Cost(noise_multiplier=3.0)
-    again = cost_of(config, plants=5, contributions=2)
+    assert cost_of(config) == Cost(noise_multiplier=3.0)
+    again = cost_of(config, contributions=2)
     assert again == Cost(noise_multiplier=3.0 / math.sqrt(2))
 
 
