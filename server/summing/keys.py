@@ -109,19 +109,28 @@ class KeyExchange:
         return Keys(sid=sid)
 
     def coordinator(self, keys: Keys) -> Coordinator:
-        """Fix the roster of a session."""
+        """Fix the roster of a session, and lose the plants whose keys do not count now.
+
+        An advert may have come a round ago and its certificate have ended since; the other plants
+        would refuse a roster with it.
+
+        Raises
+        ------
+        AggregationError
+            If too few are left.
+        """
+        at, trust = self._now(), self._papers.trust
+        for plant, advert in list(keys.adverts.items()):
+            del keys.adverts[plant]
+            with self._contact.losing(plant):
+                keys.adverts[plant] = read_advert(advert.text, sid=keys.sid, trust=trust, at=at)
         if len(keys.adverts) < self.fewest:
             raise AggregationError(
                 f"{len(keys.adverts)} plants sent keys, at least {self.fewest} must"
             )
         adverts = sorted(keys.adverts.values(), key=lambda advert: advert.plant)
-        roster = Roster.read(
-            [advert.text for advert in adverts],
-            sid=keys.sid,
-            trust=self._papers.trust,
-            at=self._now(),
-        )
-        return Coordinator(roster, signer=self.signer, trust=self._papers.trust, now=self._now)
+        roster = Roster.read([advert.text for advert in adverts], sid=keys.sid, trust=trust, at=at)
+        return Coordinator(roster, signer=self.signer, trust=trust, now=self._now)
 
     def take_advert(self, keys: Keys, plant: str, text: str, reason: str = "") -> None:
         """Keep a plant's keys, if they are its own."""

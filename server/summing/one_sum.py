@@ -241,10 +241,14 @@ class Sum:
             self.ready = ready
 
     def _set_next_up(self) -> Coordinator | None:
-        """Fix the roster of the next round; None if too few sent keys."""
-        if self._next is None or len(self._next.adverts) < self._keys.fewest:
+        """Fix the roster of the next round; None if that must begin with a set-up of its own."""
+        if self._next is None:
             return None
-        return self._keys.coordinator(self._next)
+        try:
+            return self._keys.coordinator(self._next)
+        except AggregationError as error:  # of the next round; this one's sum is sound
+            log.info("round %d is set up when it begins: %s", self._order.round + 1, error)
+            return None
 
     def _tally(self, count: Callable[[Reply, Vector | None], int], *, words: int) -> Tally:
         """Return the round's tally, with a row for each plant that was lost before the order."""

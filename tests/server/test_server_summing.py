@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError
 from common.forms import Turn, linear_of
+from common.pki import Role
 from common.secagg.encoding import Encoding, Packer, decode
 from common.secagg.masks import add_masks
 from server.releases import Releases
@@ -342,6 +344,38 @@ def test_keys_of_another_plant_are_not_taken(run: Callable[..., Run]) -> None:
     found.plants.spoil = spoil
     found.hold()
     assert "identity enrolled" in found.rounds[1]["replies"]["elm"]["reason"]
+
+
+@pytest.mark.parametrize("stage", ["hello", "order"])
+def test_a_certificate_that_ends_in_mid_round_costs_its_plant_alone(
+    run: Callable[..., Run], stage: str
+) -> None:
+    """After its keys came and before the roster is fixed: of this round, and of the next."""
+    found, days = run(), [0]
+    own = found.plants.signers["ash"]
+    short = found.plants.keys.authority.issue(
+        own.key.public_key(), name="ash", role=Role.PLANT, days=10
+    )
+    found.plants.signers["ash"] = replace(own, certificate=short)
+    found.plants.restart("ash")
+
+    def pass_time(at_stage: Stage, plant: str, answer: Any) -> Any:
+        if at_stage == Stage(round=1, name=stage) and plant == "yew":
+            days[0] = 20
+        return answer
+
+    federation = found.centre.open(fleet=found.plants)
+    federation._gathering._now = lambda: datetime.now(UTC) + timedelta(days=days[0])
+    found.plants.spoil = pass_time
+    federation.run()
+    rows = found.rounds
+    assert [rows[n]["outcome"] for n in (1, 2, 3)] == ["committed"] * 3
+    first = 1 if stage == "hello" else 2
+    for number in range(1, 4):
+        left = NAMES if number < first else NAMES[1:]
+        found.check_sum(number, left, cohort=len(left))
+    for number in range(first, 4):
+        assert "certificate of ash must be valid at" in rows[number]["replies"]["ash"]["reason"]
 
 
 # -- a centre that is killed, or asks again --------------------------------------------------------
