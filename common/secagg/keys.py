@@ -42,6 +42,17 @@ def commit(b: bytes, sid: SessionId, plant: bytes) -> bytes:
     return derive(b, salt=sid.to_bytes(), label="commit", fields=(plant,))
 
 
+def check_key(theirs: bytes) -> None:
+    """Refuse a public key with which everybody knows what is exchanged.
+
+    Raises
+    ------
+    AggregationError
+        If it is a point of small order.
+    """
+    _exchange(X25519PrivateKey.generate(), theirs)
+
+
 def share_key(
     own: X25519PrivateKey, theirs: bytes, *, roster: bytes, way: tuple[bytes, bytes]
 ) -> bytes:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from common.errors import AggregationError
 from common.pki import Role, Trust
+from common.secagg.keys import check_key
 from common.secagg.transcript import SessionId, digest
 from common.signing import open_seal
 
@@ -60,7 +62,7 @@ class Roster:
             If an envelope is not sound or not a plant's.
         AggregationError
             If there are too few or too many plants, one of another session, a plant or a key twice,
-            or they are not in order.
+            a key that hides nothing, or they are not in order.
         """
         if not FEWEST <= len(texts) <= MOST:
             raise AggregationError(
@@ -70,9 +72,10 @@ class Roster:
         plants = [advert.plant for advert in adverts]
         if plants != sorted(set(plants)):
             raise AggregationError("adverts must be of distinct plants in order, got others")
-        keys = {key for advert in adverts for key in (advert.c, advert.s)}
-        if len(keys) != 2 * len(adverts):
-            raise AggregationError("session keys must be distinct, got one twice")
+        if names := repeated(adverts):
+            raise AggregationError(
+                f"session keys must be distinct, got one twice, of {' and '.join(names)}"
+            )
         return cls(sid=sid, adverts=adverts)
 
     @property
@@ -105,11 +108,15 @@ class Roster:
 
 
 def read_advert(text: str, *, sid: SessionId, trust: Trust, at: datetime) -> Advert:
-    """Open one advert; errors as `Roster.read`."""
+    """Open one advert and check its keys; errors as `Roster.read`."""
     sealed = open_seal(text, kind=ADVERT, trust=trust, role=Role.PLANT, at=at)
     if raw(sealed.fields, "sid") != sid.to_bytes():
         raise AggregationError(f"advert of {sealed.signer.name} must be for this session")
     c, s = raw(sealed.fields, "c", size=32), raw(sealed.fields, "s", size=32)
+    if c == s:
+        raise AggregationError(f"session keys of {sealed.signer.name} must be two, got one twice")
+    check_key(c)
+    check_key(s)
     return Advert(
         plant=bytes.fromhex(sealed.signer.fingerprint),
         name=sealed.signer.name,
@@ -118,6 +125,12 @@ def read_advert(text: str, *, sid: SessionId, trust: Trust, at: datetime) -> Adv
         commitment=raw(sealed.fields, "commitment", size=32),
         text=text,
     )
+
+
+def repeated(adverts: Collection[Advert]) -> list[str]:
+    """Return the names of the plants that have a key which another one has too, sorted."""
+    held = Counter(key for advert in adverts for key in (advert.c, advert.s))
+    return sorted(a.name for a in adverts if held[a.c] > 1 or held[a.s] > 1)
 
 
 def raw(fields: Any, name: str, *, size: int | None = None) -> bytes:

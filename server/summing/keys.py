@@ -18,7 +18,7 @@ from common.errors import AggregationError, IdentityError
 from common.pki import read_certificate
 from common.secagg.coordinator import Coordinator
 from common.secagg.messages import Call, Said, Setup
-from common.secagg.roster import Advert, Roster, read_advert
+from common.secagg.roster import Advert, Roster, read_advert, repeated
 from common.secagg.transcript import SessionId
 from server.seals import Papers
 from server.summing.contact import Contact
@@ -111,8 +111,10 @@ class KeyExchange:
     def coordinator(self, keys: Keys) -> Coordinator:
         """Fix the roster of a session, and lose the plants whose keys do not count now.
 
-        An advert may have come a round ago and its certificate have ended since; the other plants
-        would refuse a roster with it.
+        An advert may have come a round ago and its certificate have ended since. Of plants with the
+        same key all are lost: who copied it cannot be told, and one that two know hides neither's
+        update. Nobody is shut out so by a plant alone, which sees another's only in the set-up. The
+        other plants would refuse a roster with either.
 
         Raises
         ------
@@ -124,6 +126,9 @@ class KeyExchange:
             del keys.adverts[plant]
             with self._contact.losing(plant):
                 keys.adverts[plant] = read_advert(advert.text, sid=keys.sid, trust=trust, at=at)
+        for plant in repeated(keys.adverts.values()):
+            del keys.adverts[plant]
+            self._contact.lose(plant, "session keys must be its own, another plant sent the same")
         if len(keys.adverts) < self.fewest:
             raise AggregationError(
                 f"{len(keys.adverts)} plants sent keys, at least {self.fewest} must"

@@ -458,7 +458,29 @@ def test_a_key_that_is_there_twice_is_refused(own: bool) -> None:
     assert taken is not None
     object.__setattr__(other._secrets, "c", taken.s)
     texts = [*meeting.centre.setup[:3], other._advertise()]
-    with refused(one, match="session keys must be distinct"):
+    with refused(one, match="must be two, got one twice" if own else "must be distinct, got one"):
+        one.share(texts)
+
+
+@pytest.mark.parametrize("place", ["c", "s"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "00" * 32,
+        "01" + "00" * 31,
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    ],
+)
+def test_a_key_with_which_everybody_knows_the_secret_is_refused(place: str, key: str) -> None:
+    meeting = Meeting(4)
+    one, other = list(meeting.sessions.values())[0::3]
+    fields = {"c": "09" + "00" * 31, "s": "0a" + "00" * 31, "commitment": "00" * 32, place: key}
+    texts = [*meeting.centre.setup[:3], other._seal(ADVERT, fields)]
+    with refused(one, match="must be a sound X25519 key"):
         one.share(texts)
 
 

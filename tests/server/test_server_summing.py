@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,9 @@ from common.forms import Turn, linear_of
 from common.pki import Role
 from common.secagg.encoding import Encoding, Packer, decode
 from common.secagg.masks import add_masks
+from common.secagg.messages import Masked
+from common.secagg.roster import ADVERT
+from common.signing import seal
 from server.releases import Releases
 from server.seals import Papers
 from server.state.store import history
@@ -344,6 +348,57 @@ def test_keys_of_another_plant_are_not_taken(run: Callable[..., Run]) -> None:
     found.plants.spoil = spoil
     found.hold()
     assert "identity enrolled" in found.rounds[1]["replies"]["elm"]["reason"]
+
+
+@pytest.mark.parametrize("stage", ["hello", "order"])
+@pytest.mark.parametrize(
+    ("change", "liars", "reason"),
+    [
+        (lambda own, ash: own | {"c": own["s"]}, ["yew"], "must be two, got one twice"),
+        (lambda own, ash: own | {"s": "00" * 32}, ["yew"], "must be a sound X25519 key"),
+        (lambda own, ash: own | {"s": ash["c"]}, ["ash", "yew"], "another plant sent the same"),
+    ],
+)
+def test_unsound_keys_cost_their_plants_alone(
+    run: Callable[..., Run],
+    change: Callable[..., dict[str, Any]],
+    liars: list[str],
+    reason: str,
+    stage: str,
+) -> None:
+    """In the set-up of round 1, or in that of round 2 on the way."""
+    found, seen = run(sum_cohort=3), {}
+    number = 1 if stage == "hello" else 2
+
+    def forge(plant: str, advert: str) -> str:
+        fields = json.loads(advert)["fields"]
+        first = seen.setdefault(fields["sid"], fields)  # of ash, at the number that matters
+        if plant != "yew" or len(seen) != number:
+            return advert
+        signer = found.plants.signers[plant]
+        return seal(ADVERT, change(fields, first), signer=signer)
+
+    def spoil(at_stage: Stage, plant: str, answer: Any) -> Any:
+        if at_stage.name == "hello":
+            return answer.model_copy(update={"advert": forge(plant, answer.advert)})
+        if at_stage.name != "order" or not (masked := Masked.from_json(answer.beside)).advert:
+            return answer
+        spoiled = masked.model_copy(update={"advert": forge(plant, masked.advert)})
+        return replace(answer, beside=spoiled.to_json())
+
+    found.plants.spoil = spoil
+    found.hold()
+    assert [found.rounds[n]["outcome"] for n in (1, 2, 3)] == ["committed"] * 3
+    if stage == "order":  # a set-up of its own when round 2 begins, with sound keys
+        for number in (1, 2):
+            found.check_sum(number, NAMES, cohort=5)
+        return
+    for plant in liars:
+        row = found.rounds[1]["replies"][plant]
+        assert row["outcome"] == "failed"
+        assert reason in row["reason"]
+    left = [name for name in NAMES if name not in liars]
+    found.check_sum(1, left, cohort=len(left))
 
 
 @pytest.mark.parametrize("stage", ["hello", "order"])
