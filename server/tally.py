@@ -15,6 +15,7 @@ from server.state.tables import ReplyRow
 
 #: Outcomes beside those of `common.orders.Outcome`.
 REJECTED, LATE = "rejected", "late"
+UNASKED = "unasked"  #: the order was never sent to it, through no fault of its own
 
 _LONGEST_REASON = 500
 
@@ -47,7 +48,7 @@ class Tally:
 
     Attributes
     ----------
-    rows : by plant, for every plant that answered.
+    rows : by plant, for every plant that answered; in the end for the whole cohort.
     refused : replies refused, by reason code; also those that no plant's row stands for.
     mean : of the counted updates; None where there is none.
     reason : why nothing counts though plants answered; "" otherwise.
@@ -124,8 +125,12 @@ class Tally:
         return late
 
     def lost(self, plant: str, reason: str) -> None:
-        """Write down that a plant has dropped out before it could answer."""
-        self._row(plant, str(Outcome.FAILED), reason)
+        """Write down that a plant has dropped out before the order was sent."""
+        self._row(plant, str(Outcome.FAILED), reason).bytes_down = 0
+
+    def unasked(self, plant: str, reason: str) -> None:
+        """Write down why the order is not sent to a plant."""
+        self._row(plant, UNASKED, reason).bytes_down = 0
 
     def _refuse(self, reply: Reply, error: UpdateError) -> tuple[str, str]:
         self.refused[error.code] += 1

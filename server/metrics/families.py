@@ -21,7 +21,7 @@ from server.state.tables import (
     STOPPED,
     STOPPING,
 )
-from server.tally import LATE, REJECTED
+from server.tally import LATE, REJECTED, UNASKED
 
 #: Plants with samples of their own; what others did is summed under ``other``.
 MOST_PLANTS = 200
@@ -30,7 +30,7 @@ KINDS = tuple(str(kind) for kind in Kind)
 ROUND_OUTCOMES = (COMMITTED, SKIPPED)
 RUN_STATES = (QUEUED, RUNNING, STOPPING, FINISHED, FAILED, STOPPED)
 PLANT_STATES = (ENROLLED, REVOKED)
-REPLY_OUTCOMES = (*(str(outcome) for outcome in Outcome), REJECTED, LATE)
+REPLY_OUTCOMES = (*(str(outcome) for outcome in Outcome), REJECTED, LATE, UNASKED)
 
 #: Why a round was skipped: too few plants connected, too few replies counted, a sum broken off.
 SKIP_REASONS = ("connected", "replies", "sum")

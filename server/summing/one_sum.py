@@ -16,7 +16,7 @@ weight and each field within what they can reach (`common.secagg.encoding.decode
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,8 +86,8 @@ class Sum:
         try:
             centre = self._keys.session(ready)
         except AggregationError as error:
-            tally = self._tally(lambda reply, update: 0, words=1)
-            tally.close()
+            why = f"{AggregationError.code}: {error}"
+            tally = self._tally(lambda reply, update: 0, words=1, asked=(), why=why)
             return _broken(tally, "set-up", error)
         return self._hold(centre)
 
@@ -97,7 +97,10 @@ class Sum:
         if self._order.round < self._config.rounds:
             self._next = self._keys.new(self._order.round + 1)
         tally = self._tally(
-            lambda reply, update: self._count(centre, reply), words=terms.encoding.words
+            lambda reply, update: self._count(centre, reply),
+            words=terms.encoding.words,
+            asked=names(centre, centre.cohort),
+            why="revoked: it takes part no more",
         )
         stage = "masking"
         try:
@@ -250,8 +253,21 @@ class Sum:
             log.info("round %d is set up when it begins: %s", self._order.round + 1, error)
             return None
 
-    def _tally(self, count: Callable[[Reply, Vector | None], int], *, words: int) -> Tally:
-        """Return the round's tally, with a row for each plant that was lost before the order."""
+    def _tally(
+        self,
+        count: Callable[[Reply, Vector | None], int],
+        *,
+        words: int,
+        asked: Collection[str],
+        why: str,
+    ) -> Tally:
+        """Return the round's tally, with a row for each plant that gets no order.
+
+        Parameters
+        ----------
+        asked : plants that get it.
+        why : the reason of those that get none and were not lost.
+        """
         tally = Tally(
             self._order,
             self._asking.release,
@@ -260,10 +276,12 @@ class Sum:
             count=count,
             words=words,
         )
-        for plant in self._order.cohort:
+        for plant in sorted(set(self._order.cohort).difference(asked)):
             if reason := self._contact.lost.get(plant):
                 tally.lost(plant, reason)
                 self._asking.tell(plant, (tally.rows[plant].outcome, reason), 0.0)
+            else:
+                tally.unasked(plant, why)
         return tally
 
     def _note(self, centre: Coordinator, tally: Tally) -> None:

@@ -24,7 +24,8 @@ from common.secagg.roster import ADVERT
 from common.signing import seal
 from server.releases import Releases
 from server.seals import Papers
-from server.state.store import history
+from server.state.registry import Registry
+from server.state.store import Store, history
 from tests.server.sums import Stage, SummingPlants
 
 NAMES = ("ash", "elm", "fir", "oak", "yew")
@@ -259,8 +260,48 @@ def test_with_too_few_plants_no_sum_is_begun(run: Callable[..., Run]) -> None:
     found.plants.kills = at("hello", ["ash", "elm", "fir"], number=1)
     found.hold()
     row = found.rounds[1]
-    assert row["reason"] == ("secure sum broken off at set-up: 2 plants sent keys, at least 3 must")
+    why = "2 plants sent keys, at least 3 must"
+    assert row["reason"] == f"secure sum broken off at set-up: {why}"
+    said = {name: (reply["outcome"], reply["reason"]) for name, reply in row["replies"].items()}
+    lost = ("failed", "aggregation: no keys within 5 s")
+    assert said == {
+        **dict.fromkeys(("ash", "elm", "fir"), lost),
+        **dict.fromkeys(("oak", "yew"), ("unasked", f"aggregation: {why}")),
+    }
+    assert {reply["bytes_down"] for reply in row["replies"].values()} == {0}
     assert found.rounds[2]["outcome"] == "committed"
+
+
+def test_who_is_revoked_in_a_round_that_is_held_again_is_not_called_late(
+    run: Callable[..., Run],
+) -> None:
+    found = run()
+    registry = Registry(Store(found.centre.home))
+    for number, (name, signer) in enumerate(found.plants.signers.items()):
+        key = signer.fingerprint
+        secret = registry.invite(name, valid=timedelta(hours=1))
+        registry.redeem(secret, plant=name, fingerprint=key, link_key=name)
+        registry.enrol(
+            plant=name,
+            certificate="",
+            fingerprint=key,
+            serial="1",
+            not_after=datetime.now(UTC) + timedelta(days=1),
+            link_key=name,
+            node_id=number,
+        )
+
+    def revoke(stage: Stage, plant: str) -> bool:
+        if stage == Stage(round=1, name="unmask") and plant == "yew":
+            registry.revoke("elm", reason="stolen")
+        return False
+
+    found.plants.kills = revoke
+    found.configure(rounds=1)
+    found.hold()
+    reply = found.rounds[1]["replies"]["elm"]
+    assert (reply["outcome"], reply["reason"]) == ("unasked", "revoked: it takes part no more")
+    found.check_sum(1, [name for name in NAMES if name != "elm"], cohort=4)
 
 
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
