@@ -109,6 +109,8 @@ class RunWatch:
         rows = self.registry.runs()
         self._leave(rows)
         held = next((row for row in rows if row.state in HOLDING), None)
+        if held is None or held.state != STOPPING:
+            self._stopping = None
         if held is None:
             waiting = next((row for row in rows if row.state == QUEUED), None)
             if waiting is not None:
@@ -128,7 +130,7 @@ class RunWatch:
         row = next((row for row in rows if program and row.name == program.run), None)
         if program is not None and row is not None and row.state not in HOLDING:
             self._ended[program.ident] = now + LEAVE
-            self._program, self._stopping = None, None
+            self._program = None
             self._delay, self._next = DELAY[0], now
             self._say(f"run {row.name} {row.state}{f': {row.reason}' if row.reason else ''}")
         for ident, due in list(self._ended.items()):

@@ -211,6 +211,20 @@ def test_a_run_that_does_not_stop_is_ended(bench: Bench) -> None:
     assert bench.engine.newest in bench.engine.stopped
 
 
+def test_each_run_that_is_to_stop_has_its_own_time(bench: Bench) -> None:
+    bench.submit("first")
+    bench.after(3, beats=True)
+    bench.registry.request_stop("first")
+    bench.after(50, beats=True)
+    bench.watch.engine_restarted()
+    bench.registry.finish("first", fence=1, state=STOPPED)
+    bench.submit("second")
+    bench.after(2 * GRACE + 100, beats=True)
+    bench.registry.request_stop("second")
+    bench.after(100, beats=True)
+    assert bench.state("second") == STOPPING
+
+
 def test_a_lost_program_of_a_run_that_is_to_stop_is_not_replaced(bench: Bench) -> None:
     bench.submit("first")
     bench.after(3, beats=True)
