@@ -106,7 +106,7 @@ class Federation:
         """Hold the rounds that are left, then ask every plant to adopt the last release.
 
         Ends early if the operator wishes it (`server.state.runs.Runs.request_stop`): after the
-        round in progress, without the order to adopt.
+        round in progress, also one that a killed program began, without the order to adopt.
 
         Returns
         -------
@@ -194,14 +194,15 @@ class Federation:
     def _gather(self, row: RoundRow) -> list[str] | None:
         """Wait for plants; return who of those asked is connected, None if the run is to stop.
 
-        A round that was begun before waits some minutes for its whole cohort, since plants find the
-        way back one by one after a restart of the centre; then it goes on with the quorum.
+        A round that was begun before is held also if the run is to stop. It waits some minutes for
+        its whole cohort, since plants find the way back one by one after a restart of the centre;
+        then it goes on with the quorum.
         """
         tenure = self._chain.tenure
         started = self._clock()
         until = started + self._config.round_deadline
         told = -1
-        while not tenure.to_stop():
+        while row.cohort or not tenure.to_stop():
             here, standing = set(self._fleet.plants()), tenure.standing()
             asked = set(row.cohort) or here
             if standing:

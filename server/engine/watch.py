@@ -3,7 +3,9 @@
 A run's program is a ServerApp several processes away. That it lives says its heartbeat in the
 store: a dead one shows as running at SuperLink for another minute. One that is lost is started
 anew under a new fencing number, and goes on from the last committed round; the lost one can write
-nothing any more. After each loss without progress the next start waits longer.
+nothing any more. After each loss without progress the next start waits longer. Of a run that is to
+stop too: the new program finishes the round that was begun. What takes longer than a round may is
+ended then.
 
 Heartbeats are told apart by their change, not by their time, so a clock that is set does no harm.
 """
@@ -117,8 +119,8 @@ class RunWatch:
                 self._start(waiting)
             return
         lost = self._lost(held)
-        if held.state == STOPPING:
-            self._stop(held, lost=bool(lost))
+        if held.state == STOPPING and self._is_overdue(held):
+            self._stop(held)
         elif lost:
             self._drop(held, lost)
             self._start(held)
@@ -138,17 +140,20 @@ class RunWatch:
                 self._engine.stop(ident)
                 del self._ended[ident]
 
-    def _stop(self, row: RunRow, *, lost: bool) -> None:
-        """End a run that is to stop, if its program is lost or late."""
+    def _is_overdue(self, row: RunRow) -> bool:
+        """Whether a run that is to stop takes longer than its round may."""
         now = self._clock()
         if self._stopping is None:
             self._stopping = now
             self._say(f"run {row.name} stops after its round")
-        if lost or now - self._stopping > float(row.config["round_deadline"]) + GRACE:
-            if row.flower_run is not None:
-                self._engine.stop(row.flower_run)
-            said = "stopped by the operator"
-            self.registry.finish(row.name, fence=row.fence, state=STOPPED, reason=said)
+        return now - self._stopping > float(row.config["round_deadline"]) + GRACE
+
+    def _stop(self, row: RunRow) -> None:
+        """End a run without waiting for its program."""
+        if row.flower_run is not None:
+            self._engine.stop(row.flower_run)
+        said = "stopped by the operator"
+        self.registry.finish(row.name, fence=row.fence, state=STOPPED, reason=said)
 
     def _lost(self, row: RunRow) -> str:
         """Say why no program of this run lives, as far as can be known; "" if one does."""

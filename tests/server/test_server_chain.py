@@ -232,6 +232,29 @@ def test_a_run_stops_after_the_round_in_progress(several: Several) -> None:
     several.check()
 
 
+def test_a_run_that_is_to_stop_and_is_killed_finishes_its_round_first(several: Several) -> None:
+    several.centre.configure(rounds=5)
+    several.submit("one")
+
+    def die(plant: str, order: Order) -> None:
+        if (plant, order.round) == ("elm", 2):
+            several.registry.request_stop("one")
+            raise KeyboardInterrupt
+
+    several.centre.plants.before = die
+    with pytest.raises(KeyboardInterrupt):
+        several.take("one").run()
+    several.centre.plants.before = lambda plant, order: None
+    assert several.take("one").run().number == 2
+    row = several.registry.run("one")
+    assert (row.state, row.reason) == ("stopped", "stopped by the operator")
+    assert {(kind, number) for kind, number, _ in several.centre.plants.asked} == {
+        (Kind.TRAIN, 1),
+        (Kind.TRAIN, 2),
+    }
+    several.check()
+
+
 def test_a_run_that_waits_for_plants_stops_at_once(small: Several) -> None:
     small.centre.configure(min_plants=4, round_deadline=3600.0)
     small.submit("one")

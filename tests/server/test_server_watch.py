@@ -225,13 +225,37 @@ def test_each_run_that_is_to_stop_has_its_own_time(bench: Bench) -> None:
     assert bench.state("second") == STOPPING
 
 
-def test_a_lost_program_of_a_run_that_is_to_stop_is_not_replaced(bench: Bench) -> None:
+@pytest.mark.parametrize("loss", ["silent", "engine", "daemon"])
+def test_a_lost_program_of_a_run_that_is_to_stop_is_replaced_for_its_round(
+    bench: Bench, loss: str
+) -> None:
     bench.submit("first")
     bench.after(3, beats=True)
     bench.registry.request_stop("first")
+    bench.after(3, beats=True)
+    if loss == "engine":
+        bench.watch.engine_restarted()
+    elif loss == "daemon":
+        bench.watch = bench.another()
     bench.after(LOST + 5)
+    assert bench.engine.started == [("first", 1), ("first", 2)]
+    bench.after(30, beats=True)
+    assert bench.state("first") == STOPPING
+    bench.registry.finish("first", fence=2, state=STOPPED, reason="stopped by the operator")
+    bench.after(2)
+    assert bench.said[-1] == "run first stopped: stopped by the operator"
+
+
+def test_a_run_that_is_to_stop_and_never_starts_is_ended(bench: Bench) -> None:
+    bench.submit("first")
+    bench.after(3, beats=True)
+    bench.registry.request_stop("first")
+    bench.engine.up = False
+    bench.watch.engine_restarted()
+    bench.after(100 + GRACE)
+    assert bench.state("first") == STOPPING
+    bench.after(5)
     assert bench.state("first") == STOPPED
-    assert len(bench.engine.started) == 1
 
 
 def test_the_program_of_a_run_that_has_ended_is_ended_too(bench: Bench) -> None:
