@@ -196,23 +196,26 @@ class Sum:
             )  # fmt: skip
 
     def _confirm(self, centre: Coordinator) -> None:
-        """If somebody dropped out, let the others sign who is left; greet who is new meanwhile."""
-        life, calls = self._contact.life, {}
-        if self._next is not None:
-            new = sorted(self._contact.following() - self._next.adverts.keys())
-            calls = {plant: Call(hello=self._next.sid, life=life) for plant in new}
-        survivors = names(centre, centre.survivors)
-        if centre.dropped:
-            request = centre.confirm_request()
-            calls |= {plant: Call(confirm=request, life=life) for plant in survivors}
+        """If somebody dropped out, let the others sign who is left; greet who gave no keys."""
+        sid = self._next.sid if self._next is not None else None
+        new = self._contact.following() - self._next.adverts.keys() if self._next else set()
+        request = centre.confirm_request() if centre.dropped else ""
+        survivors = set(names(centre, centre.survivors)) if request else set()
+        calls = {
+            plant: Call(
+                hello=sid if plant in new else None,
+                confirm=request if plant in survivors else "",
+                life=self._contact.life,
+            )
+            for plant in sorted(new | survivors)
+        }
         for plant, said in self._contact.exchange(calls):
-            if plant not in survivors:
-                assert self._next is not None
+            if self._next is not None and plant in new:
                 self._keys.take_advert(self._next, plant, said.advert, said.reason)
-            elif said.confirmed:
+            if said.confirmed:
                 with self._contact.losing(plant):
                     centre.take_confirmation(said.confirmed)
-            else:
+            elif plant in survivors:
                 self._contact.lose(plant, said.reason or "no confirmation")
 
     def _unmask(self, centre: Coordinator, request: str) -> None:

@@ -152,6 +152,25 @@ def test_a_cohort_by_lot_has_its_keys_ready(run: Callable[..., Run]) -> None:
         found.check_sum(number, cohort, cohort=4)
 
 
+@pytest.mark.parametrize(("lost", "stage"), [([], "hello"), (["fir"], "confirm")])
+def test_who_masked_without_keys_for_the_next_round_is_greeted_on_the_way(
+    run: Callable[..., Run], lost: list[str], stage: str
+) -> None:
+    found = run()
+    found.plants.kills = at("order", lost, number=1)
+
+    def spoil(at_stage: Stage, plant: str, answer: Any) -> Any:
+        if at_stage != Stage(round=1, name="order") or plant != "elm":
+            return answer
+        masked = Masked.from_json(answer.beside).model_copy(update={"advert": ""})
+        return replace(answer, beside=masked.to_json())
+
+    found.plants.spoil = spoil
+    found.hold()
+    assert found.plants.exchanges == ["hello", "setup", "order", stage, "unmask", *STEADY * 2]
+    found.check_sum(2, NAMES, cohort=5)
+
+
 @pytest.mark.parametrize("fault", ["kills", "silences"])
 @pytest.mark.parametrize("stage", ["order", "confirm", "unmask"])
 def test_one_of_five_may_be_lost_at_any_stage(
