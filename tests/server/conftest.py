@@ -22,6 +22,7 @@ from server.chain import Place
 from server.federation import Federation
 from server.seals import Papers
 from tests.server.postgres import Server, running
+from tests.server.sums import NAMES, Run
 
 SCHEMA = Schema({"backbone.a": (40, 3), "backbone.norm": (7,), "backbone.b": (11,)})
 TRAVELLING = frozenset({"backbone.a", "backbone.b"})
@@ -207,3 +208,13 @@ def good() -> tuple[Order, Reply, Schema, FederationConfig]:
     )
     reply = replace(Plants().answer("ash", order, source))
     return order, reply, SCHEMA.subset(TRAVELLING), config
+
+
+@pytest.fixture
+def run(centre: Any, keys: Any, tmp_path: Path) -> Callable[..., Run]:
+    """Return ``run(count=5, **policy)``."""
+
+    def make(count: int = 5, **policy: Any) -> Run:
+        return Run(centre, keys, tmp_path / "desks", names=NAMES[:count], **policy)
+
+    return make

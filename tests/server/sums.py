@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.desk.contributions import Contributions
@@ -15,12 +16,21 @@ from client.desk.ledger import Ledger
 from client.desk.sums import Sums, limits_of
 from common.config import PolicySection
 from common.errors import TransferlineError
+from common.forms import Turn, linear_of
 from common.orders import Order, Outcome, Release, Reply
 from common.pki import Role
+from common.secagg.encoding import Encoding, Packer, decode
+from common.secagg.masks import add_masks
 from common.secagg.messages import Call, Said
 from common.signing import Signer
+from server.releases import Releases
+from server.seals import Papers
+from server.state.store import history
 from simulation.desks import refused
 
+NAMES = ("ash", "elm", "fir", "oak", "yew")
+BITS, BOUND = 20, 4.0
+STEADY = ["order", "unmask"]  #: exchanges of a round
 STAGES = ("unmask", "confirm", "setup", "hello")
 
 
@@ -133,3 +143,74 @@ class SummingPlants:
             said = self.sums[plant].call(calls[plant])
             if not self.silences(stage, plant):
                 yield plant, self.spoil(stage, plant, said)
+
+
+class Run:
+    """A run of secure sums over small plants."""
+
+    def __init__(
+        self, centre: Any, keys: Any, folder: Path, *, names: Sequence[str], **policy: Any
+    ) -> None:
+        self.centre = centre
+        centre.plants.names = tuple(names)
+        centre.papers = lambda: Papers(signer=keys.signer, trust=keys.trust)
+        self.plants = SummingPlants(centre.plants, keys, folder, **policy)
+        self.configure()
+
+    def configure(self, **changes: Any) -> None:
+        sums = {"enabled": True, "bits": BITS, "bound": BOUND, "stage_deadline": 5.0}
+        self.centre.configure(**({"min_plants": 3, "secure_aggregation": sums} | changes))
+
+    def hold(self) -> Any:
+        return self.centre.open(fleet=self.plants).run()
+
+    @property
+    def rounds(self) -> dict[int, Any]:
+        return {row["round"]: row for row in history(self.centre.home)}
+
+    def release_after(self, number: int) -> Any:
+        releases = Releases(self.centre.home)
+        wanted = self.rounds[number]["release"]
+        return next(
+            releases.read(n) for n in releases.numbers() if releases.manifest(n).hash == wanted
+        )
+
+    def check_sum(self, number: int, plants: Sequence[str], *, cohort: int) -> None:
+        """Compare a round's release with the mean of the plain fixed-point numbers, bit for bit."""
+        after = self.release_after(number)
+        before = Releases(self.centre.home).read(after.number - 1)
+        total: Any = None
+        for plant in plants:
+            _, reply = self.plants.inner.outbox[plant, f"run-{number:05d}-train"]
+            vector = np.frombuffer(reply.payload, "<f4")
+            encoding = Encoding(
+                size=vector.size,
+                bits=BITS,
+                bound=BOUND,
+                max_weight=self.centre.config.server.max_weight,
+                plants=cohort,
+            )
+            words = np.empty(encoding.words, np.uint64)
+            add_masks(words, fill=Packer(vector, weight=reply.weight, encoding=encoding).fill)
+            total = words if total is None else total + words
+        summed = decode(total, encoding=encoding, survivors=len(plants))
+        expected = before.vector.copy()
+        values = before.schema.unflatten(expected)
+        schema = before.schema.subset(frozenset({"backbone.a", "backbone.b"}))
+        turn = Turn(run="run", round=number)
+        form = linear_of(self.centre.config.update, schema=schema, turn=turn)
+        mean = form.lift((summed.vector / summed.weight).astype(np.float32))
+        for name, change in schema.unflatten(mean).items():
+            values[name] += change
+        assert np.array_equal(after.vector, expected)
+        assert np.any(mean)
+
+
+def at(wanted: str, plants: Sequence[str], *, number: int = 2) -> Callable[[Stage, str], bool]:
+    """Return a fault: these plants at a stage of a round."""
+    return lambda stage, plant: stage == Stage(round=number, name=wanted) and plant in plants
+
+
+def summed(found: Run, number: int) -> Any:
+    federation = found.centre.open(fleet=found.plants)
+    return federation._chain.tenure.rounds()[number].summed

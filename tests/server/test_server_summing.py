@@ -2,112 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import ConfigError
-from common.forms import Turn, linear_of
-from common.pki import Role
-from common.secagg.encoding import Encoding, Packer, decode
-from common.secagg.masks import add_masks
 from common.secagg.messages import Masked
-from common.secagg.roster import ADVERT
-from common.signing import seal
 from server.releases import Releases
-from server.seals import Papers
 from server.state.registry import Registry
-from server.state.store import Store, history
-from tests.server.sums import Stage, SummingPlants
-
-NAMES = ("ash", "elm", "fir", "oak", "yew")
-BITS, BOUND = 20, 4.0
-STEADY = ["order", "unmask"]
-
-
-class Run:
-    """A run of secure sums over small plants."""
-
-    def __init__(
-        self, centre: Any, keys: Any, folder: Path, *, names: Sequence[str], **policy: Any
-    ) -> None:
-        self.centre = centre
-        centre.plants.names = tuple(names)
-        centre.papers = lambda: Papers(signer=keys.signer, trust=keys.trust)
-        self.plants = SummingPlants(centre.plants, keys, folder, **policy)
-        self.configure()
-
-    def configure(self, **changes: Any) -> None:
-        sums = {"enabled": True, "bits": BITS, "bound": BOUND, "stage_deadline": 5.0}
-        self.centre.configure(**({"min_plants": 3, "secure_aggregation": sums} | changes))
-
-    def hold(self) -> Any:
-        return self.centre.open(fleet=self.plants).run()
-
-    @property
-    def rounds(self) -> dict[int, Any]:
-        return {row["round"]: row for row in history(self.centre.home)}
-
-    def release_after(self, number: int) -> Any:
-        releases = Releases(self.centre.home)
-        wanted = self.rounds[number]["release"]
-        return next(
-            releases.read(n) for n in releases.numbers() if releases.manifest(n).hash == wanted
-        )
-
-    def check_sum(self, number: int, plants: Sequence[str], *, cohort: int) -> None:
-        """Compare a round's release with the mean of the plain fixed-point numbers, bit for bit."""
-        after = self.release_after(number)
-        before = Releases(self.centre.home).read(after.number - 1)
-        total: Any = None
-        for plant in plants:
-            _, reply = self.plants.inner.outbox[plant, f"run-{number:05d}-train"]
-            vector = np.frombuffer(reply.payload, "<f4")
-            encoding = Encoding(
-                size=vector.size,
-                bits=BITS,
-                bound=BOUND,
-                max_weight=self.centre.config.server.max_weight,
-                plants=cohort,
-            )
-            words = np.empty(encoding.words, np.uint64)
-            add_masks(words, fill=Packer(vector, weight=reply.weight, encoding=encoding).fill)
-            total = words if total is None else total + words
-        summed = decode(total, encoding=encoding, survivors=len(plants))
-        expected = before.vector.copy()
-        values = before.schema.unflatten(expected)
-        schema = before.schema.subset(frozenset({"backbone.a", "backbone.b"}))
-        turn = Turn(run="run", round=number)
-        form = linear_of(self.centre.config.update, schema=schema, turn=turn)
-        mean = form.lift((summed.vector / summed.weight).astype(np.float32))
-        for name, change in schema.unflatten(mean).items():
-            values[name] += change
-        assert np.array_equal(after.vector, expected)
-        assert np.any(mean)
-
-
-@pytest.fixture
-def run(centre: Any, keys: Any, tmp_path: Path) -> Callable[..., Run]:
-    """Return ``run(count=5, **policy)``."""
-
-    def make(count: int = 5, **policy: Any) -> Run:
-        return Run(centre, keys, tmp_path / "desks", names=NAMES[:count], **policy)
-
-    return make
-
-
-def at(wanted: str, plants: Sequence[str], *, number: int = 2) -> Callable[[Stage, str], bool]:
-    """Return a fault: these plants at a stage of a round."""
-    return lambda stage, plant: stage == Stage(round=number, name=wanted) and plant in plants
-
+from server.state.store import Store
+from tests.server.sums import NAMES, STEADY, Run, Stage, at, summed
 
 # -- who is there to the end -----------------------------------------------------------------------
 
@@ -346,151 +255,6 @@ def test_whatever_is_lost_no_round_hangs_or_gives_a_wrong_sum(
         else:
             assert row["reason"].startswith("secure sum broken off at ")
     assert found.rounds[3]["outcome"] == "committed"
-
-
-def summed(found: Run, number: int) -> Any:
-    federation = found.centre.open(fleet=found.plants)
-    return federation._chain.tenure.rounds()[number].summed
-
-
-# -- what a hostile or broken plant may do ---------------------------------------------------------
-
-
-def test_a_reply_that_is_not_masked_is_refused(run: Callable[..., Run]) -> None:
-    found = run()
-
-    def spoil(stage: Stage, plant: str, answer: Any) -> Any:
-        if stage != Stage(round=1, name="order") or plant != "elm":
-            return answer
-        _, plain = found.plants.inner.outbox[plant, "run-00001-train"]
-        return plain
-
-    found.plants.spoil = spoil
-    found.hold()
-    row = found.rounds[1]
-    assert row["replies"]["elm"]["outcome"] == "rejected"
-    found.check_sum(1, [name for name in NAMES if name != "elm"], cohort=5)
-
-
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
-        (lambda r: replace(r, payload=r.payload[:-8]), "form"),
-        (lambda r: replace(r, payload=bytes(len(r.payload))), "sum"),
-        (lambda r: replace(r, weight=5), "weight"),
-        (lambda r: replace(r, beside='{"text": ""}'), "sum"),
-    ],
-)
-def test_what_is_wrong_with_a_masked_reply_is_found(
-    run: Callable[..., Run], change: Callable[[Any], Any], code: str
-) -> None:
-    found = run()
-    found.plants.spoil = lambda stage, plant, answer: (
-        change(answer) if stage == Stage(round=1, name="order") and plant == "elm" else answer
-    )
-    found.hold()
-    reply = found.rounds[1]["replies"]["elm"]
-    assert reply["outcome"] == "rejected"
-    assert reply["reason"].startswith(f"{code}: ")
-    found.check_sum(1, [name for name in NAMES if name != "elm"], cohort=5)
-
-
-def test_keys_of_another_plant_are_not_taken(run: Callable[..., Run]) -> None:
-    found = run()
-    kept: dict[str, str] = {}
-
-    def spoil(stage: Stage, plant: str, answer: Any) -> Any:
-        if stage.name != "hello":
-            return answer
-        kept[plant] = answer.advert
-        return answer.model_copy(update={"advert": kept["ash"]}) if plant == "elm" else answer
-
-    found.plants.spoil = spoil
-    found.hold()
-    assert "identity enrolled" in found.rounds[1]["replies"]["elm"]["reason"]
-
-
-@pytest.mark.parametrize("stage", ["hello", "order"])
-@pytest.mark.parametrize(
-    ("change", "liars", "reason"),
-    [
-        (lambda own, ash: own | {"c": own["s"]}, ["yew"], "must be two, got one twice"),
-        (lambda own, ash: own | {"s": "00" * 32}, ["yew"], "must be a sound X25519 key"),
-        (lambda own, ash: own | {"s": ash["c"]}, ["ash", "yew"], "another plant sent the same"),
-    ],
-)
-def test_unsound_keys_cost_their_plants_alone(
-    run: Callable[..., Run],
-    change: Callable[..., dict[str, Any]],
-    liars: list[str],
-    reason: str,
-    stage: str,
-) -> None:
-    """In the set-up of round 1, or in that of round 2 on the way."""
-    found, seen = run(sum_cohort=3), {}
-    number = 1 if stage == "hello" else 2
-
-    def forge(plant: str, advert: str) -> str:
-        fields = json.loads(advert)["fields"]
-        first = seen.setdefault(fields["sid"], fields)  # of ash, at the number that matters
-        if plant != "yew" or len(seen) != number:
-            return advert
-        signer = found.plants.signers[plant]
-        return seal(ADVERT, change(fields, first), signer=signer)
-
-    def spoil(at_stage: Stage, plant: str, answer: Any) -> Any:
-        if at_stage.name == "hello":
-            return answer.model_copy(update={"advert": forge(plant, answer.advert)})
-        if at_stage.name != "order" or not (masked := Masked.from_json(answer.beside)).advert:
-            return answer
-        spoiled = masked.model_copy(update={"advert": forge(plant, masked.advert)})
-        return replace(answer, beside=spoiled.to_json())
-
-    found.plants.spoil = spoil
-    found.hold()
-    assert [found.rounds[n]["outcome"] for n in (1, 2, 3)] == ["committed"] * 3
-    if stage == "order":  # a set-up of its own when round 2 begins, with sound keys
-        for number in (1, 2):
-            found.check_sum(number, NAMES, cohort=5)
-        return
-    for plant in liars:
-        row = found.rounds[1]["replies"][plant]
-        assert row["outcome"] == "failed"
-        assert reason in row["reason"]
-    left = [name for name in NAMES if name not in liars]
-    found.check_sum(1, left, cohort=len(left))
-
-
-@pytest.mark.parametrize("stage", ["hello", "order"])
-def test_a_certificate_that_ends_in_mid_round_costs_its_plant_alone(
-    run: Callable[..., Run], stage: str
-) -> None:
-    """After its keys came and before the roster is fixed: of this round, and of the next."""
-    found, days = run(), [0]
-    own = found.plants.signers["ash"]
-    short = found.plants.keys.authority.issue(
-        own.key.public_key(), name="ash", role=Role.PLANT, days=10
-    )
-    found.plants.signers["ash"] = replace(own, certificate=short)
-    found.plants.restart("ash")
-
-    def pass_time(at_stage: Stage, plant: str, answer: Any) -> Any:
-        if at_stage == Stage(round=1, name=stage) and plant == "yew":
-            days[0] = 20
-        return answer
-
-    federation = found.centre.open(fleet=found.plants)
-    federation._gathering._now = lambda: datetime.now(UTC) + timedelta(days=days[0])
-    found.plants.spoil = pass_time
-    federation.run()
-    rows = found.rounds
-    assert [rows[n]["outcome"] for n in (1, 2, 3)] == ["committed"] * 3
-    first = 1 if stage == "hello" else 2
-    for number in range(1, 4):
-        left = NAMES if number < first else NAMES[1:]
-        found.check_sum(number, left, cohort=len(left))
-    for number in range(first, 4):
-        assert "certificate of ash must be valid at" in rows[number]["replies"]["ash"]["reason"]
 
 
 # -- a centre that is killed, or asks again --------------------------------------------------------
