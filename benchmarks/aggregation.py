@@ -92,6 +92,7 @@ def ours(plants: int, size: int) -> Callable[[], object]:
     from common.config import FederationConfig  # noqa: PLC0415
     from common.orders import Kind, Order, Outcome, Release, Reply  # noqa: PLC0415
     from common.update import Schema  # noqa: PLC0415
+    from server.aggregation.rules import rule_for  # noqa: PLC0415
     from server.tally import Tally  # noqa: PLC0415
 
     config, schema = FederationConfig(), Schema({"backbone.all": (size,)})
@@ -116,19 +117,24 @@ def ours(plants: int, size: int) -> Callable[[], object]:
                 round=1,
                 release=order.release,
                 outcome=Outcome.DONE,
-                vector=draws.random(size, dtype=np.float32) * np.float32(1e-3),
+                payload=(draws.random(size, dtype=np.float32) * np.float32(1e-3)).tobytes(),
                 schema=schema.digest,
                 weight=50 + seed,
             )
 
     def combine() -> object:
-        tally = Tally(order, nothing, schema=schema, config=config)
+        rule = rule_for(config.server, size=size, plants=plants)
+        tally = Tally(
+            order,
+            nothing,
+            schema=schema,
+            config=config,
+            count=lambda reply, update: rule.add(update, plant=reply.plant, weight=reply.weight),
+        )
         for reply in arriving():
             if tally.take(reply)[0] != "done":
                 raise SystemExit("a reply was refused")
-        if tally.mean is None:
-            raise SystemExit("the order asks for no update")
-        return tally.mean.result()
+        return rule.result()
 
     return combine
 

@@ -170,7 +170,7 @@ def check(
     if as_json:
         print_json({"plant": str(folder), "checks": [asdict(one) for one in found]})
     else:
-        console().print(f"\n{screens.verdict(found)}", markup=False)
+        console().print(f"\n{screens.verdict(found)}")
     if any(one.state is State.FAIL for one in found):
         raise typer.Exit(FAILED)
 

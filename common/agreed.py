@@ -160,8 +160,8 @@ def _from_hub(name: str, *, download: bool) -> Path:
 def missing_extra() -> ConfigError:
     """Return the error of a machine without the extra for encoders."""
     return ConfigError(
-        "the backbone encoder must have the extra text installed, got none; pip install "
-        "'transferline[text]', or use backbone = \"text_cnn\""
+        "the backbone encoder must have the extra text installed, got none; in the "
+        "checkout, pip install '.[text]', or use backbone = \"text_cnn\""
     )
 
 

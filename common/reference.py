@@ -30,7 +30,7 @@ unknown keys are refused, and every mistake is reported at once, one line each.
 
 One file describes a federation: what is learned, how plants train and how the centre combines
 their replies. Every key has a default, so an empty file is valid; `transferline-sim init` writes
-one with every key in it.
+one with every key of its task.
 """
 
 _PLANT = """\

@@ -24,6 +24,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.text import Text
 
 from common.errors import TransferlineError
 
@@ -38,13 +39,13 @@ Advance = Callable[[str], None]
 
 
 def console() -> Console:
-    """Return the console for results."""
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    """Return the console for results; [brackets] in a name are brackets."""
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
 
 
 def errors() -> Console:
     """Return the console for errors and progress."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
 def command_line(*, about: str) -> typer.Typer:
@@ -85,7 +86,7 @@ def run(app: typer.Typer) -> None:
         app(standalone_mode=True)
     except TransferlineError as error:
         for line in str(error).splitlines():
-            errors().print(f"[bold red]error:[/] {_escape(line)}")
+            errors().print(Text.assemble(("error:", "bold red"), " ", line))
         sys.exit(FAILED)
     except KeyboardInterrupt:
         errors().print("stopped")
@@ -102,11 +103,13 @@ def moving_bar(screen: Console, *, width: int = 0, stays: bool = False) -> Progr
     """
     return Progress(
         SpinnerColumn(),
-        TextColumn(f"{{task.description:<{width}}}" if width else "{task.description}"),
+        TextColumn(
+            f"{{task.description:<{width}}}" if width else "{task.description}", markup=False
+        ),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
         console=screen,
         disable=not screen.is_terminal,
         transient=not stays,
@@ -127,7 +130,7 @@ def progress(what: str, *, total: int | None = None) -> Iterator[Advance]:
             task = bar.add_task(what, total=total, note="")
             yield lambda note: bar.update(task, advance=1, note=note)
     else:
-        yield _lines(what, total=total, print_line=lambda line: screen.print(_escape(line)))
+        yield _lines(what, total=total, print_line=screen.print)
 
 
 def _lines(
@@ -149,11 +152,6 @@ def _lines(
             print_line(f"{what}: {count} {note}".rstrip())
 
     return advance
-
-
-def _escape(text: str) -> str:
-    """Keep rich from reading [brackets] in a message as markup."""
-    return text.replace("[", r"\[")
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it so

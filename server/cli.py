@@ -88,7 +88,6 @@ def init(
         f"{folder} is the centre of {name}. Edit {centre.federation_toml}, then:\n"
         f"  transferline-server up {folder}\n"
         f"  transferline-server invite {folder} PLANT",
-        markup=False,
     )
 
 
@@ -157,17 +156,15 @@ def start_run(
     centre = Centre.open(folder)
     launched = launch(centre, rounds=rounds, fresh=fresh, name=name)
     told = f"run {launched.run} starts from {launched.origin}"
-    errors().print(told, markup=False)
+    errors().print(told)
     if idle := launched.without_effect:
         said = f"warning: {', '.join(idle)} of federation.toml is for simulation; a plant's own "
-        errors().print(f"{said}plant.toml says which of its data count", markup=False)
+        errors().print(f"{said}plant.toml says which of its data count")
     if not detach:
         try:
             follow(centre, launched.run, quiet=as_json)
         except KeyboardInterrupt:
-            errors().print(
-                f"run {launched.run} goes on; see transferline-server runs {folder}", markup=False
-            )
+            errors().print(f"run {launched.run} goes on; see transferline-server runs {folder}")
             raise typer.Exit(130) from None
     row = centre.registry.run(launched.run)
     if as_json:
@@ -204,7 +201,7 @@ def status(folder: Folder, *, as_json: AsJson = False) -> None:
     found.show_header = False
     console().print(found)
     for line in facts["warnings"]:
-        errors().print(f"warning: {line}", markup=False)
+        errors().print(f"warning: {line}")
 
 
 @app.command()
@@ -217,7 +214,11 @@ def runs(folder: Folder, *, as_json: AsJson = False) -> None:
     rows = centre.registry.runs()
     with centre.store().reading() as session:
         facts = [run_facts(session, row) for row in rows]
-    _list(facts, ("run", "state", "committed", "skipped", "rounds", "method", "reason"), as_json)
+    _list(
+        facts,
+        ("run", "state", "committed", "skipped", "rounds", "method", "reason"),
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -230,7 +231,9 @@ def plants(folder: Folder, *, as_json: AsJson = False) -> None:
     facts = [plant_facts(row, now=now) for row in registry.plants()]
     facts += [invitation_facts(row) for row in registry.invitations()]
     _list(
-        facts, ("plant", "state", "connected", "last_seen", "certificate_until", "reason"), as_json
+        facts,
+        ("plant", "state", "connected", "last_seen", "certificate_until", "reason"),
+        as_json=as_json,
     )
 
 
@@ -264,7 +267,7 @@ def stop(
         console().print_json(json.dumps({"run": name, "state": state}))
         return
     said = f"run {name} {state}"
-    console().print(said if state in ENDED else f"{said}: it ends after its round", markup=False)
+    console().print(said if state in ENDED else f"{said}: it ends after its round")
 
 
 @app.command()
@@ -283,7 +286,7 @@ def revoke(
     if as_json:
         console().print_json(json.dumps({"plant": plant, "state": "revoked"}))
     else:
-        console().print(f"{plant} is revoked", markup=False)
+        console().print(f"{plant} is revoked")
 
 
 @app.command()
@@ -329,7 +332,6 @@ def rotate(
     console().print(
         f"new keys are in {centre.pki}; the CA is {said[:16]}"
         + (", beside the old one until --end" if authority.older else ""),
-        markup=False,
     )
 
 
@@ -357,11 +359,10 @@ def _invite(centre: Centre, plant: str, *, valid: str, readmit: bool, as_json: b
     errors().print(
         f"for {plant}, once, until {token.expires:%Y-%m-%d %H:%M} UTC; at the plant:\n"
         f"  transferline-plant join --token TOKEN --data FOLDER --dir {shlex.quote(f'./{plant}')}",
-        markup=False,
     )
 
 
-def _list(facts: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+def _list(facts: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
     if as_json:
         console().print_json(json.dumps(facts))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +49,9 @@ WorkerCount = Annotated[int, typer.Option("--workers", help="Processes to train 
 SeedCount = Annotated[int, typer.Option("--seeds", min=1, help="Repeat with this many seeds.")]
 Labels = Annotated[
     int | None,
-    typer.Option("--labels-per-class", min=2, help="Labelled images a class; overrides the file."),
+    typer.Option(
+        "--labels-per-class", min=2, help="Labelled examples a class; overrides the file."
+    ),
 ]
 PlantNames = Annotated[
     str, typer.Option("--plants", help="Only these plants, separated by commas.")
@@ -122,10 +125,9 @@ def compare(
         comparison = compare_methods(plan, _names(methods), watch=display)
     console = terminal.console()
     for name, found in comparison.methods.items():
-        best = found.deployed or found
         console.print(
             f"{name:<10} {found.mean.value:.3f}  ({found.mean.low:.3f} to {found.mean.high:.3f})"
-            + (f"   deployed {best.mean.value:.3f}" if found.deployed else "")
+            + (f"   deployed {found.deployed.mean.value:.3f}" if found.deployed else "")
         )
     console.print(f"report: {out / 'report.html'}")
 
@@ -198,11 +200,11 @@ def split(
     console = terminal.console()
     for plant, counts in cut.counts.items():
         shares = ", ".join(f"{name} {count}" for name, count in counts.items())
-        console.print(f"{plant}: {shares}", markup=False)
+        console.print(f"{plant}: {shares}")
     if cut.left_out:
         console.print(f"left out: {cut.left_out} images of classes too small at their plant")
     for item in cut.skipped:
-        terminal.errors().print(f"skipped {item.file}: {item.why}", markup=False)
+        terminal.errors().print(f"skipped {item.file}: {item.why}")
     console.print(f"written: {out}")
 
 
@@ -243,7 +245,10 @@ def demo(
     out = out or Path("out/demo" if task == "images" else f"out/demo-{task}")
     data = out / "data"
     if not data.is_dir():
-        DEMOS[task].write(data)
+        part = out / ".data.part"
+        shutil.rmtree(part, ignore_errors=True)
+        DEMOS[task].write(part)
+        part.rename(data)
     config = FederationConfig.model_validate(DEMOS[task].settings)
     run_folder = out / "run"
     resume = (run_folder / "run.json").exists()

@@ -123,7 +123,7 @@ def check_engine(*, plants: int, workers: int) -> None:
         If the extra is missing or a number is not positive.
     """
     if find_spec("ray") is None:
-        raise EngineError("--engine flower needs Ray: pip install 'transferline[sim]'")
+        raise EngineError("--engine flower needs Ray: in the checkout, pip install '.[sim]'")
     for name, number in (("plants", plants), ("workers", workers)):
         if number < 1:
             raise EngineError(f"{name} must be at least 1, got {number}")

@@ -19,11 +19,12 @@ from client.tasks import TASKS
 from client.tasks.tables.columns import far_apart
 from common.backbone import Network, has_norm, load_source, norm_layers
 from common.config import FederationConfig
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, StateError
 from common.sharing import FEDERATED
 from common.source import first_release, what_travels
 from common.tasks import TaskName, learns
-from server.engine.job import Job
+from server.engine.job import RUN, Job
+from server.state.tenure import differences
 from simulation.desks import make_identities
 from simulation.workers import Task, Workers
 
@@ -82,7 +83,7 @@ def find_plants(
     found = {
         folder.name: folder
         for folder in sorted(root.iterdir())
-        if folder.is_dir() and kind.is_plant(folder)
+        if folder.is_dir() and folder.name[0] != "." and kind.is_plant(folder)
     }
     if not found:
         raise DataError(f"--data must hold {kind.layout}, got none in {root}")
@@ -122,6 +123,7 @@ def prepare(
         )
     source = load_source(config, base=base)
     config = source.config
+    _check_resumed(home, config)
     for name, folder in data.items():
         Plant.create(home / "plants" / name, settings_of(config, name=name, data=folder))
     tasks = [
@@ -148,6 +150,18 @@ def prepare(
     warnings += [_skipped(name, plant) for name, plant in plants.items() if plant.skipped]
     warnings += units(plants)
     return Prepared(home=home, job=job, plants=plants, warnings=tuple(warnings))
+
+
+def _check_resumed(home: Path, config: FederationConfig) -> None:
+    """Refuse settings other than those that a run folder was begun with, before it is touched."""
+    if not (home / RUN).exists():
+        return
+    held = Job.read(home).config
+    if config.classes != held.classes and not config.classes:
+        config = config.model_copy(update={"classes": held.classes})  # found in the data
+    changed = list(differences(held.model_dump(mode="json"), config.model_dump(mode="json")))
+    if changed:
+        raise StateError(f"{home} holds another run: {'; '.join(changed)}; use another --out")
 
 
 def describe(folder: Path, config: FederationConfig) -> Description:

@@ -53,10 +53,11 @@ def _describe(path: str, kind: Any) -> tuple[str, str, type[BaseModel] | None]:
     if origin is tuple:
         return _describe(f"{path}[]", inside[0])
     if origin is Literal:
-        return path, str(inside[0]), None
+        return path, " or ".join(map(str, inside)), None
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return path, "interval" if kind is Interval else "object", kind
-    return path, {str: "text", float: "number", int: "integer"}.get(kind, "any"), None
+    words = {str: "text", float: "number", int: "integer", bool: "true or false"}
+    return path, words.get(kind, "any"), None
 
 
 if __name__ == "__main__":

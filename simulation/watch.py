@@ -32,7 +32,7 @@ class Display(Closing):
 
     def __call__(self, phase: str, done: int, total: int, note: str) -> None:
         if phase in ("warning", "method", "seed"):
-            self._console.print(f"{phase}: {note}", markup=False)
+            self._console.print(f"{phase}: {note}")
             self._bars.clear()
         elif self._console.is_terminal:
             if phase not in self._bars or done == 0:
@@ -40,4 +40,4 @@ class Display(Closing):
             self._progress.update(self._bars[phase], completed=done, note=note)
         elif done in (0, total) or time.monotonic() - self._told >= QUIET:
             self._told = time.monotonic()
-            self._console.print(f"{phase}: {done}/{total} {note}".rstrip(), markup=False)
+            self._console.print(f"{phase}: {done}/{total} {note}".rstrip())

@@ -133,10 +133,9 @@ def show(out: Console, found: Inspection) -> None:
             table.add_row(name, *(f"{value:.4g}" for value in said))
     out.print(table)
     for one in found.skipped:
-        out.print(f"skipped: {one.file}: {one.why}", markup=False)
+        out.print(f"skipped: {one.file}: {one.why}")
     counts = ", ".join(f"{count} {name}" for name, count in Counter(verdicts).most_common())
     out.print(
         f"\n{len(found.names)} judged by version {found.version} ({found.source})"
         + (f": {counts}" if counts else ""),
-        markup=False,
     )

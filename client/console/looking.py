@@ -60,7 +60,7 @@ def history(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the plant was asked and what it answered: all that has ever left it.
+    """Show what the plant was asked and what it answered.
 
     Example: transferline-plant history ./plant-a --limit 50
     """

@@ -50,6 +50,7 @@ BESIDE = {
 MASKED = {
     "weight": "0: the number of training examples is under the masks, as part of the payload",
     "payload": "fixed-point words under masks that only the sum over all plants takes off",
+    "sums": "keys of this session, and shares of its secrets, of which many are needed to open one",
 }
 
 #: What of that is different where noise hides something.

@@ -106,18 +106,16 @@ def show(out: Console, ensemble: Ensemble, found: Found, *, wishes: Wishes) -> N
     out.print(
         f"\n{found.compared[0]:.4g} is {found.compared[1]}: the best that was measured within "
         "bounds and limits",
-        markup=False,
     )
     if found.held:
         held = ", ".join(f"{name} {_said(value)}" for name, value in found.held.items())
-        out.print(f"held: {held}", markup=False)
+        out.print(f"held: {held}")
     for note in found.notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
     out.print(
         f"{found.allowed} of {found.tried} settings that were tried are within bounds, limits and "
         f"what the rows support; on {ensemble.judged} validation rows the model ranks with "
         f"{ensemble.correlation:.2f} (1 is perfect), its interval holds 90 %",
-        markup=False,
     )
     if ensemble.correlation < WEAK:
         out.print(

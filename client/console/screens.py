@@ -202,7 +202,7 @@ def _since(found: Overview, fact: Mapping[str, Any]) -> str:
 def show_joined(out: Console, found: Membership, *, folder: Path) -> None:
     """Print what joining has brought, and what to do next."""
     settings = found.settings
-    out.print(f"{settings.name} is a plant of {settings.centre.federation} now", markup=False)
+    out.print(f"{settings.name} is a plant of {settings.centre.federation} now")
     if found.data is not None and found.data.skipped:
         count = len(found.data.skipped)
         put(out, f"{count} of the files cannot be used: transferline-plant check {settings.data}")
@@ -213,9 +213,9 @@ def show_joined(out: Console, found: Membership, *, folder: Path) -> None:
         put(out, f'the centre has moved: set {key} = "{address}" in {folder / SETTINGS}')
     if not settings.link.user:
         put(out, "data and link share a user, which is for trials; see --link-user")
-    out.print(f"\nnext:  transferline-plant check {folder}", markup=False, soft_wrap=True)
-    out.print(f"       transferline-plant preview {folder}", markup=False, soft_wrap=True)
-    out.print(f"       transferline-plant up {folder}", markup=False, soft_wrap=True)
+    out.print(f"\nnext:  transferline-plant check {folder}", soft_wrap=True)
+    out.print(f"       transferline-plant preview {folder}", soft_wrap=True)
+    out.print(f"       transferline-plant up {folder}", soft_wrap=True)
 
 
 def show_history(out: Console, answers: Sequence[Answer], *, private: Collection[str] = ()) -> None:
@@ -235,7 +235,7 @@ def show_history(out: Console, answers: Sequence[Answer], *, private: Collection
             f"{moment(one.at)}  {one.run:<{width}}  {one.round:>5}  {one.kind:<5}  "
             f"{one.outcome:<8}  {number(score(one)):>5}  {one.seconds:>5.0f} s  {size(one.sent):>8}"
         )
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
         if one.reason:
             put(out, one.reason, indent=13)
     if any(one.run in private and one.outcome == "done" for one in answers):

@@ -128,9 +128,9 @@ def show(out: Console, data: PlantData) -> None:
     table.add_row("all", *(str(count) for count in data.counts.values()))
     out.print(table)
     for note in data.notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
     for one in data.skipped:
-        out.print(f"skipped: {one.file}: {one.why}", markup=False)
+        out.print(f"skipped: {one.file}: {one.why}")
 
 
 def _count(data: PlantData, indices: torch.Tensor, label: int) -> int:

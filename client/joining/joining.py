@@ -204,10 +204,13 @@ def _look(settings: PlantConfig) -> bool:
     """
     data = Path(settings.data)
     others = [kind for name, kind in TASKS.items() if not KINDS[name].images]
-    if data.is_dir() and not settings.classes and any(kind.is_plant(data) for kind in others):
-        return False
+    try:
+        names, _ = find(data, classes=settings.classes, fewest=1)
+    except DataError:
+        if data.is_dir() and not settings.classes and any(kind.is_plant(data) for kind in others):
+            return False
+        raise
     # Good parts alone are one class: whether they will do, only the task can say.
-    names, _ = find(data, classes=settings.classes, fewest=1)
     return len(names) > 1
 
 

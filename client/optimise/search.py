@@ -360,6 +360,7 @@ def _optuna() -> Any:
         import optuna  # noqa: PLC0415  the extra `optimise`
     except ImportError as error:
         raise ConfigError(
-            "optimise needs Optuna, which is not installed: pip install transferline[optimise]"
+            "optimise needs Optuna, which is not installed: in the checkout, pip install "
+            "'.[optimise]'"
         ) from error
     return optuna

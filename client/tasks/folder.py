@@ -1,8 +1,9 @@
-"""A plant's images on disk: ROOT/<plant>/<class>/*.{jpg,jpeg,png,bmp,tif,tiff}.
+"""A plant's images on disk: ROOT/<plant>/<class>/**/*.{jpg,jpeg,png,bmp,tif,tiff}.
 
-Finds the files, reads them, and turns each into square 8-bit RGB. A file that is empty, cut off
-or not an image is reported by name with its reason; nothing is guessed or padded. Only the four
-formats' decoders are tried, so that a file's content cannot reach any other.
+Finds the files, reads them, and turns each into square 8-bit RGB. A class folder may have folders
+in it, by day or by shift. A file that is empty, cut off or not an image is reported by name with
+its reason; nothing is guessed or padded. Only the four formats' decoders are tried, so that a
+file's content cannot reach any other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import struct
 import threading
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -99,7 +101,7 @@ def find(
     ------
     DataError
         If the folder is missing or unreadable, a class is missing or has no image file, or
-        there are fewer than two classes.
+        there are fewer than ``fewest`` classes.
     """
     present = _class_folders(folder)
     if missing := [name for name in classes if name not in present]:
@@ -170,23 +172,49 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _image_files(folder: Path, name: str, *, label: int) -> list[Found]:
-    files = []
-    try:
-        for entry in os.scandir(folder / name):
-            hidden = entry.name.startswith(".")
-            if not hidden and entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-                stat = entry.stat()
-                files.append(
-                    Found(
-                        file=f"{name}/{entry.name}",
-                        label=label,
-                        size=stat.st_size,
-                        modified=stat.st_mtime_ns,
+    files: list[Found] = []
+    waiting = [name]
+    while waiting:
+        place = waiting.pop()
+        try:
+            for entry in os.scandir(folder / place):
+                file = f"{place}/{entry.name}"
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(file)
+                elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
+                    stat = entry.stat()
+                    files.append(
+                        Found(
+                            file=file,
+                            label=label,
+                            size=stat.st_size,
+                            modified=stat.st_mtime_ns,
+                        )
                     )
-                )
-    except OSError as error:
-        raise DataError(f"class folder {folder / name} cannot be read: {error.strerror}") from error
+        except OSError as error:
+            raise DataError(
+                f"class folder {folder / place} cannot be read: {error.strerror}"
+            ) from error
     return sorted(files, key=lambda found: found.file)
+
+
+def other_files(folder: Path, *, classes: Sequence[str]) -> list[str]:
+    """Say of each class how many files are passed over because of their suffix."""
+    said = []
+    for name in classes:
+        suffixes = Counter(
+            path.suffix.lower() or "none"
+            for path in (folder / name).rglob("*")
+            if path.is_file()
+            and not path.name.lower().endswith(SUFFIXES)
+            and not any(part[0] == "." for part in path.relative_to(folder).parts)
+        )
+        if suffixes:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
+            said.append(f"class {name} has files of other kinds, passed over: {kinds}")
+    return said
 
 
 def read_groups(folder: Path, *, files: Sequence[str]) -> list[str | None]:

@@ -23,6 +23,7 @@ from client.tasks.folder import (
     check_good,
     find,
     image_files,
+    other_files,
     read_groups,
     read_images,
     unlabelled,
@@ -165,6 +166,7 @@ def _assemble(
         notes=(
             *_notes(parts, classes=classes, wanted=selection.labels_per_class),
             *_conflicts(files, labels, contents),
+            *other_files(folder, classes=classes),
         ),
     )
 

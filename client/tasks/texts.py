@@ -80,7 +80,9 @@ def read_rows(folder: Path, *, text: str, label: str) -> tuple[list[Row], list[S
     skipped: list[Skipped] = []
     for path in files:
         for row in _rows(path, text=text, label=label):
-            if why := _unfit(row, labelled=bool(label)):
+            if isinstance(row, Skipped):
+                skipped.append(row)
+            elif why := _unfit(row, labelled=bool(label)):
                 skipped.append(Skipped(file=row.name, why=why))
             else:
                 rows.append(row)
@@ -104,7 +106,7 @@ def _unfit(row: Row, *, labelled: bool) -> str:
     return "no label" if labelled and not row.label else ""
 
 
-def _rows(path: Path, *, text: str, label: str) -> Iterator[Row]:
+def _rows(path: Path, *, text: str, label: str) -> Iterator[Row | Skipped]:
     content = _decoded(path)
     columns, separator = _header(path, content, wanted=(text, label) if label else (text,))
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
@@ -112,13 +114,17 @@ def _rows(path: Path, *, text: str, label: str) -> Iterator[Row]:
     try:
         next(reader)
         for fields in reader:
-            if fields:
-                padded = fields + [""] * (len(columns) - len(fields))
-                yield Row(
-                    name=f"{path.name}:{reader.line_num}",
-                    text=padded[at_text],
-                    label="" if at_label is None else padded[at_label].strip(),
-                )
+            name = f"{path.name}:{reader.line_num}"
+            if not any(field.strip() for field in fields):
+                continue
+            if len(fields) != len(columns):
+                yield Skipped(file=name, why=f"{len(fields)} cells for {len(columns)} columns")
+                continue
+            yield Row(
+                name=name,
+                text=fields[at_text],
+                label="" if at_label is None else fields[at_label].strip(),
+            )
     except csv.Error as error:
         raise DataError(
             f"{path} must be csv, got {error} in line {reader.line_num}; mend the quotes there"
@@ -153,6 +159,11 @@ def _header(path: Path, content: str, *, wanted: Sequence[str]) -> tuple[list[st
     for separator in SEPARATORS:
         columns = [name.strip() for name in next(csv.reader([first], delimiter=separator))]
         if all(name in columns for name in wanted):
+            if twice := [name for name in wanted if columns.count(name) > 1]:
+                raise DataError(
+                    f"columns of {path} must have names of their own, got {twice[0]!r} twice; "
+                    "rename one"
+                )
             return columns, separator
         found = max(found, columns, key=len)
     missing = [name for name in wanted if name not in found]

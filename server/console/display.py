@@ -63,13 +63,13 @@ class Display(Closing):
         if text != self._note:
             self._note = text
             if self._console.is_terminal:
-                self._bar.update(self._task, note=_plain(text))
+                self._bar.update(self._task, note=text)
             else:
                 self.line(text)
 
     def line(self, text: str) -> None:
         """Say something that stays."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Waiting):
@@ -108,7 +108,7 @@ def follow(centre: Centre, name: str, *, quiet: bool) -> None:
             time.sleep(LOOK)
     reader.close()
     if not quiet:
-        errors().print(f"run {name} {row.state}", markup=False)
+        errors().print(f"run {name} {row.state}")
 
 
 def _begins(centre: Centre, state: str) -> str:
@@ -116,8 +116,3 @@ def _begins(centre: Centre, state: str) -> str:
     if not centre.is_up:
         return f"waits: the centre is not up; transferline-server up {centre.folder}"
     return "waits for its turn" if state == QUEUED else "starting"
-
-
-def _plain(text: str) -> str:
-    """Keep rich from reading [brackets] as markup."""
-    return text.replace("[", r"\[")

@@ -147,7 +147,7 @@ def show_log(
     for entry in entries:
         what = ", ".join(f"{name} {value}" for name, value in entry["what"].items() if value)
         line = f"{entry['number']} {entry['at'][:19]} {entry['kind']}: {what}"
-        console().print(line, markup=False, soft_wrap=True)
+        console().print(line, soft_wrap=True)
 
 
 @log.command("verify")

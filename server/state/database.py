@@ -138,7 +138,7 @@ def _postgres(text: str) -> tuple[str, Engine]:
         engine = create_engine(url, poolclass=NullPool, connect_args=_CONNECT)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise ConfigError(
-            "database needs the PostgreSQL driver: pip install 'transferline[postgres]'"
+            "database needs the PostgreSQL driver: in the checkout, pip install '.[postgres]'"
         ) from error
 
     @event.listens_for(engine, "connect")

@@ -270,25 +270,23 @@ def _first(session: Session, run: RunRow, store: Store) -> RunRow:
 
 
 def _check_same(held: RunRow, asked: RunRow, store: Store) -> None:
-    differences = [
+    found = [
         *([f"run was {held.name}, is {asked.name}"] if held.name != asked.name else []),
-        *_differences(held.config, asked.config),
+        *differences(held.config, asked.config),
         *(["the source weights differ"] if held.source not in ("", asked.source) else []),
         *(["what travels differs"] if held.travelling not in ([], asked.travelling) else []),
     ]
-    if differences:
-        raise StateError(
-            f"{store.home} holds another run: {'; '.join(differences)}. Use another --out, or drop "
-            "--resume to start over"
-        )
+    if found:
+        raise StateError(f"{store.home} holds another run: {'; '.join(found)}; use another --out")
 
 
-def _differences(
+def differences(
     held: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[str]:
+    """Say which settings of a run are others than they were."""
     for key in [*held, *(key for key in asked if key not in held)]:
         old, new = held.get(key), asked.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{prefix}{key}.")
+            yield from differences(old, new, f"{prefix}{key}.")
         elif old != new:
             yield f"{prefix}{key} was {old}, is {new}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -160,6 +161,20 @@ def test_a_folder_among_the_images(door: Door, entry: Callable[..., Entry]) -> N
     with pytest.raises(ConfigError, match="must lie outside the data"):
         join(entry(wanted.token, folder=wanted.data / "plant"))
     assert not (wanted.data / "plant").exists()
+
+
+def test_a_table_beside_the_images_does_not_hide_them(
+    door: Door, entry: Callable[..., Entry], small_plants: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(small_plants / "ash", tmp_path / "data")
+    (data / "labels.csv").write_text("file,label\n1.png,good\n")
+    broken = sorted(path for path in data.iterdir() if path.is_dir())[0]
+    for image in broken.iterdir():
+        image.write_text("no image")
+    token = door.token()
+    with pytest.raises(DataError, match="usable images"):
+        join(entry(token, data=data))
+    assert door.is_open(token)
 
 
 def test_a_centre_that_is_down_costs_no_token(door: Door, entry: Callable[..., Entry]) -> None:

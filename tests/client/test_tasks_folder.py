@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from client.tasks.folder import decode, find, read_groups, read_images
+from client.tasks.folder import decode, find, other_files, read_groups, read_images
 from common.errors import DataError
 
 
@@ -38,16 +38,22 @@ def test_finds_every_suffix_sorted_and_nothing_else(tmp_path: Path) -> None:
         "a/x.jpeg",
         "a/y.Bmp",
         "a/notes.txt",
+        "a/2024-11/late/z.png",
+        "a/.cache/z.png",
         "a/._x.jpg",
         ".c/1.png",
     ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     classes, found = find(tmp_path)
     assert classes == ("a", "b")
     assert [(item.file, item.label) for item in found] == [
-        ("a/x.jpeg", 0), ("a/y.Bmp", 0), ("b/1.tif", 1), ("b/2.JPG", 1),
+        ("a/2024-11/late/z.png", 0), ("a/x.jpeg", 0), ("a/y.Bmp", 0),
+        ("b/1.tif", 1), ("b/2.JPG", 1),
     ]  # fmt: skip
+    assert other_files(tmp_path, classes=classes) == [
+        "class a has files of other kinds, passed over: 1 .txt"
+    ]
 
 
 def test_classes_asked_for_keep_their_order(tmp_path: Path) -> None:

@@ -372,3 +372,25 @@ def test_pooled_plants_keep_shared_columns(tmp_path: Path) -> None:
     assert torch.equal(pooled.inputs[:, 0], torch.cat([p.inputs[:, 0] for p in plants]))
     assert [one.name for one in pooled.columns.numbers] == ["line"]
     assert pooled.inputs[:60, 1].isnan().all()
+
+
+def test_where_a_comma_is_decimal_a_dot_parts_thousands(folder: Callable[..., Path]) -> None:
+    written = ["7.141", "950", "1.050.000", "1.733,5"]
+    rows = made()
+    for place, row in enumerate(rows):
+        row[0] = "heat" if place == 0 else written[place % 4]
+        row[-1] = row[-1].replace(".", ",")
+    path = folder()
+    write(path / "a.csv", rows, separator=";")
+    assert set(column(load(path), "heat").tolist()) == {7141.0, 950.0, 1050000.0, 1733.5}
+
+
+def test_names_that_are_all_different_are_left_out(folder: Callable[..., Path]) -> None:
+    def name_each(rows: Rows) -> None:
+        for place, row in enumerate(rows):
+            row[2] = "batch" if place == 0 else f"{place:04}_1"
+        rows[0][2] = "charge"
+
+    data = load(folder(name_each))
+    assert "charge" not in [one.name for one in (*data.columns.numbers, *data.columns.categories)]
+    assert any("column charge has" in note for note in data.notes)

@@ -53,7 +53,7 @@ def test_rows_without_text_or_label_are_named(tmp_path: Path) -> None:
         ("orders.csv:2", "empty text"),
         ("orders.csv:3", "text without a word"),
         ("orders.csv:4", "no label"),
-        ("orders.csv:5", "no label"),
+        ("orders.csv:5", "1 cells for 2 columns"),
     ]
 
 
@@ -101,3 +101,18 @@ def test_a_folder_without_files_is_told(tmp_path: Path) -> None:
         read_rows(tmp_path, text="text", label="label")
     with pytest.raises(DataError, match="must exist"):
         read_rows(tmp_path / "none", text="text", label="label")
+
+
+def test_a_comma_that_nobody_quoted_makes_no_label(tmp_path: Path) -> None:
+    write(tmp_path, "text,label,cost\npump leaks, replaced,B,7\n\ncab door,A,9\n")
+    found, skipped = read_rows(tmp_path, text="text", label="label")
+    assert [(row.text, row.label) for row in found] == [("cab door", "A")]
+    assert [(item.file, item.why) for item in skipped] == [
+        ("orders.csv:2", "4 cells for 3 columns")
+    ]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "text;label;text\na;b;c\n")
+    with pytest.raises(DataError, match="names of their own, got 'text' twice"):
+        read_rows(tmp_path, text="text", label="label")

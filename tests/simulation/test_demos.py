@@ -22,6 +22,7 @@ def test_a_demo_ends_with_its_report(
     short["training"] = demo.settings["training"] | {"epochs": 1, "head_epochs": 2}
     monkeypatch.setitem(DEMOS, kind, replace(demo, settings=demo.settings | short))
     out = tmp_path / "out"
+    (out / ".data.part" / "left by a kill").mkdir(parents=True)
     result = CliRunner().invoke(app, ["demo", "--task", kind, "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "</html>" in (out / "report.html").read_text(encoding="utf-8")

@@ -58,14 +58,14 @@ def test_the_command_judges_a_file_and_says_what_it_could_not_read(
     data = Path(images.settings.data)
     one = sorted(data.rglob("*.png"))[0]
     (tmp_path / "today").mkdir()
-    (tmp_path / "today" / "part.png").write_bytes(one.read_bytes())
+    (tmp_path / "today" / "[left] part.png").write_bytes(one.read_bytes())
     (tmp_path / "today" / "broken.png").write_text("no image")
     result = CliRunner().invoke(app, ["inspect", str(images.folder), str(tmp_path / "today")])
     assert result.exit_code == 0, result.output
-    assert "part.png" in result.output
+    assert "[left] part.png" in result.output
     assert "skipped: broken.png: not a JPEG, PNG, BMP or TIFF image" in result.output
     assert "1 judged by version 1 (head_only)" in result.output
-    path = str(tmp_path / "today" / "part.png")
+    path = str(tmp_path / "today" / "[left] part.png")
     result = CliRunner().invoke(app, ["inspect", str(images.folder), path, "--json"])
     (row,) = json.loads(result.output)["examples"]
     assert row["class"] == max(row["probabilities"], key=row["probabilities"].get)

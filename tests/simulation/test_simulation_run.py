@@ -21,6 +21,7 @@ from simulation.collect import collect
 from simulation.compare import compare
 from simulation.factory import write_plants
 from simulation.onboard import onboard
+from simulation.prepare import find_plants
 from simulation.results import load_results, save_results
 from simulation.run import Plan, run
 
@@ -128,6 +129,22 @@ def test_a_used_folder_needs_resume(plan: Plan) -> None:
     (plan.out / "run.json").write_text("{}")
     with pytest.raises(StateError, match="--resume"):
         run(plan, watch=quiet)
+
+
+def test_resume_with_other_settings_touches_nothing(plan: Plan) -> None:
+    alone = replace(plan, pooled=False, together=False)
+    run(alone, watch=quiet)  # as after a kill before the rounds: no state.db yet
+    before = (plan.out / "run.json").read_text(), digest(plan.out / "plants")
+    config = plan.config.model_copy(update={"training": TrainingConfig(epochs=2, head_epochs=5)})
+    with pytest.raises(StateError, match=r"training.epochs was 1, is 2; use another --out"):
+        run(replace(alone, config=config, resume=True), watch=quiet)
+    assert ((plan.out / "run.json").read_text(), digest(plan.out / "plants")) == before
+    run(replace(plan, pooled=False, resume=True), watch=quiet)
+
+
+def test_hidden_folders_are_no_plants(plan: Plan) -> None:
+    (plan.data / ".half" / "good").mkdir(parents=True)
+    assert ".half" not in find_plants(plan.data, wanted=(), task=plan.config.task)
 
 
 def test_fedavg_needs_equal_classes(plan: Plan) -> None:

@@ -21,5 +21,5 @@ def scipy(part: str) -> Any:
     except ImportError as error:
         raise ConfigError(
             "resampling, the order domain and operating conditions of series need SciPy; "
-            "pip install 'transferline[series]'"
+            "in the checkout, pip install '.[series]'"
         ) from error

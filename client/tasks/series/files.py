@@ -196,8 +196,8 @@ def _parquet(path: Path) -> dict[str, Array]:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise ConfigError(
-            f"{path} needs pyarrow to be read; pip install 'transferline[tables]', or save it "
-            "as csv or npz"
+            f"{path} needs pyarrow to be read; in the checkout, pip install '.[tables]', or save "
+            "it as csv or npz"
         ) from error
     try:
         table = parquet.read_table(path)

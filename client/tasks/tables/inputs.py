@@ -59,8 +59,9 @@ def read_inputs(
                 numbers[name] = values
                 notes += [note] if note else []
             continue
-        known = tuple(sorted({cells[row] for row in train if cells[row]}))
-        if len(known) < 2 or len(known) > MOST_LEVELS:
+        filled = [cells[row] for row in train if cells[row]]
+        known = tuple(sorted(set(filled)))
+        if len(known) < 2 or len(known) > MOST_LEVELS or len(known) == len(filled):
             what = f"is always {known[0]}" if len(known) == 1 else f"has {len(known)} texts"
             notes.append(f"column {name} {what} and is left out")
             continue

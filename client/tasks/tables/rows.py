@@ -2,7 +2,8 @@
 
 Every cell is kept as text, so that the same column reads the same from every kind of file; what
 is a number is decided by `client.tasks.tables.columns`. Csv may be separated by comma, semicolon
-or tab; with semicolons a decimal comma is understood. Parquet needs the extra ``tables`` (pyarrow).
+or tab; with semicolons a decimal comma is understood, and in a file that has one a dot before
+every three digits as parting thousands. Parquet needs the extra ``tables`` (pyarrow).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,10 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 #: What stands for "not known", in any case.
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-"})
+
+
+_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d*),\d+([eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,21 +134,22 @@ def _csv(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         raise DataError(f"{path} must be csv, line {line}: {error}; mend or replace it") from error
     if not rows:
         raise DataError(f"{path} must have a header and rows, got an empty file; remove it")
-    if separator == ";":
-        rows[1:] = [[_dotted(cell) for cell in row] for row in rows[1:]]
+    if separator == ";" and any(_COMMA.fullmatch(c.strip()) for row in rows[1:] for c in row):
+        rows[1:] = [[_dotted(cell.strip()) for cell in row] for row in rows[1:]]
     return [cell.strip() for cell in rows[0]], rows[1:], numbers[1:]
 
 
 def _dotted(cell: str) -> str:
-    """Turn a decimal comma into a dot, where that makes a number of the cell."""
-    dotted = cell.replace(",", ".")
-    return dotted if "," in cell and as_number(dotted) is not None else cell
+    """Write a number as it is written where the dot is the decimal sign; leave other cells."""
+    if _THOUSANDS.fullmatch(cell):
+        cell = cell.replace(".", "")
+    return cell.replace(",", ".") if _COMMA.fullmatch(cell) else cell
 
 
 def as_number(cell: str) -> float | None:
     """Return a cell as a number, None if it is none."""
     try:
-        return float(cell)
+        return None if "_" in cell else float(cell)  # Python's 1_000 is an identifier here
     except ValueError:
         return None
 
@@ -152,7 +159,8 @@ def _parquet(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         from pyarrow import ArrowException, parquet  # noqa: PLC0415  the extra `tables`
     except ImportError as error:
         raise DataError(
-            f"{path} needs pyarrow to be read: pip install transferline[tables], or save it as csv"
+            f"{path} needs pyarrow to be read: in the checkout, pip install '.[tables]', or save "
+            "it as csv"
         ) from error
     try:
         table = parquet.read_table(path)
