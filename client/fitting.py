@@ -10,18 +10,19 @@ from torch import Tensor
 from client import adoption
 from client.tasks import PlantData, Task, task_of
 from client.tasks.data import Progress
+from client.tasks.meaning import Meaning
 from client.tasks.metrics import Prediction
 from common.backbone import Network, build_for
 from common.config import FederationConfig, PlantConfig, PlantSection
-from common.errors import UpdateError
+from common.errors import DataError
 from common.sharing import FEDERATED, SELF_SUPERVISED
 from common.tasks import KINDS, shared_outputs
 from common.weights import HALF
 
 
-def network_for(config: FederationConfig, data: PlantData, *, device: torch.device) -> Network:
+def network_for(config: FederationConfig, meaning: Meaning, *, device: torch.device) -> Network:
     """Build the network of a plant's data, on a device: shared backbone, its own stem and head."""
-    network = build_for(config, outputs=data.outputs, columns=data.columns)
+    network = build_for(config, outputs=meaning.outputs, columns=meaning.columns)
     network.to(device)
     network.to(memory_format=torch.channels_last)
     return network
@@ -56,16 +57,16 @@ def check_head(data: PlantData, config: FederationConfig) -> None:
 
     Raises
     ------
-    UpdateError
+    DataError
         If the plant has other classes, or learns more or fewer numbers.
     """
     if data.classes != config.classes:
-        raise UpdateError(
+        raise DataError(
             f"classes must be {list(config.classes)} for {config.method}, got "
             f"{list(data.classes)}; use fedper"
         )
     if data.numbers and data.outputs != shared_outputs(config):
-        raise UpdateError(
+        raise DataError(
             f"numbers to learn must be {shared_outputs(config)} for {config.method}, got "
             f"{list(data.numbers)}; use fedper"
         )

@@ -66,7 +66,9 @@ class Version:
     judged : of a whole model, digest of the labelled images that its evidence is about.
     config : of a whole model, the federation's settings that it was made by, JSON: what it needs
         to be built and fed again.
-    content : SHA-256 of the tensors' file; "" where an older program wrote it.
+    meaning : what its inputs and outputs stand for, JSON (`client.tasks.meaning`).
+    content : SHA-256 of the tensors' file; like ``config`` and ``meaning`` "" where an older
+        program wrote it.
     """
 
     number: int
@@ -77,6 +79,7 @@ class Version:
     scores: Mapping[str, float]
     judged: str = ""
     config: str = ""
+    meaning: str = ""
     content: str = ""
 
 
@@ -115,10 +118,13 @@ class PersonalStore:
         round: int,  # noqa: A002  the domain's word
         basis: str,
         scores: Mapping[str, float],
-        judged: str = "",
-        config: str = "",
+        **made: str,
     ) -> Version:
         """Store tensors as the next version; the fields are those of `Version`.
+
+        Parameters
+        ----------
+        made : ``meaning`` and, of a whole model, ``judged`` and ``config``.
 
         Raises
         ------
@@ -134,8 +140,7 @@ class PersonalStore:
             round=round,
             basis=basis,
             scores=dict(scores),
-            judged=judged,
-            config=config,
+            **made,
         )
         part, place = self._part(number), self.folder / str(number)
         try:
@@ -173,12 +178,25 @@ class PersonalStore:
         fits = [v for v in self.versions() if v.kind == kind and v.basis == basis]
         return fits[-1] if fits else None
 
-    def before(self, *, run: str, round: int) -> Version | None:  # noqa: A002  the domain's word
+    def before(
+        self,
+        *,
+        run: str,
+        round: int,  # noqa: A002  the domain's word
+        meaning: str,
+    ) -> Version | None:
         """Return the personal part with which a round starts: that of the last round before it.
 
-        One that is damaged is passed over, with a warning: each round makes a new one.
+        One that is damaged is passed over, with a warning: each round makes a new one. So is one
+        of another meaning: a head goes on for the classes that it was made for, and no others.
         """
-        fits = [v for v in self.versions() if v.kind == ROUND and v.run == run and v.round < round]
+        past = [v for v in self.versions() if v.kind == ROUND and v.run == run and v.round < round]
+        fits = [version for version in past if version.meaning == meaning]
+        if past and not fits:
+            log.warning(
+                "the data's classes, columns or scales are others than in the rounds before; a new "
+                "personal part is begun"
+            )
         for version in sorted(fits, key=lambda v: (v.round, v.number), reverse=True):
             try:
                 self.load(version)

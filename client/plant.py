@@ -37,6 +37,7 @@ from client.personal import EVIDENCE, PersonalStore, Version
 from client.protection import protect
 from client.selection import Evidence, judged
 from client.tasks import PlantData, Task, task_of
+from client.tasks.meaning import Meaning
 from client.tasks.metrics import Prediction
 from client.training import Trainer
 from common.agreed import at_plant
@@ -176,8 +177,9 @@ class Plant:
         return predicted_of(data, indices, predicted)
 
     def model(self, version: int, *, config: FederationConfig) -> Network:
-        """Return a stored whole model."""
-        network = self.network(config)
+        """Return a stored whole model, as it was made: today's data has no say in it."""
+        meaning = Meaning.of(self.store.version(version).meaning, where=f"model {version}")
+        network = self.network(config, meaning=meaning)
         write_tensors(network, self.store.model(version))
         return network
 
@@ -198,7 +200,8 @@ class Plant:
         with clock("alone"):
             if (local := self._local(release, config)) is not None:
                 scores["local"] = dict(local.scores)
-        before = self.store.before(run=order.run, round=order.round)
+        meaning = self.data(config).text
+        before = self.store.before(run=order.run, round=order.round, meaning=meaning)
         work = self._work(release, config, moment=order.round, personal=before)
         left = work.extra.pop(LEFT, None)
         with clock("evaluate"):
@@ -223,6 +226,7 @@ class Plant:
             round=order.round,
             basis=order.release,
             scores=scores["trained"],
+            meaning=meaning,
         )
         self._note(work.trainer, seconds=clock.seconds["train"])
         return self._reply(
@@ -254,7 +258,8 @@ class Plant:
         """Fine-tune the release at the plant, and deploy it if the no-harm rule allows."""
         clock = Clock()
         config = order.config
-        before = self.store.before(run=order.run, round=order.round)
+        meaning = self.data(config).text
+        before = self.store.before(run=order.run, round=order.round, meaning=meaning)
         work = self._work(release, config, moment="adopt", personal=before)
         scores: Scores = {}
         with clock("evaluate"):
@@ -337,10 +342,10 @@ class Plant:
             extra=extra,
         )
 
-    def network(self, config: FederationConfig) -> Network:
-        """Build the network of this plant's data, with random weights."""
-        data, device = self.data(config), choose_device(self.settings.device)
-        return network_for(at_plant(config, self.settings), data, device=device)
+    def network(self, config: FederationConfig, *, meaning: Meaning | None = None) -> Network:
+        """Build the network of this plant's data, or of another meaning, with random weights."""
+        meaning, device = meaning or self.data(config), choose_device(self.settings.device)
+        return network_for(at_plant(config, self.settings), meaning, device=device)
 
     def _trainer(self, config: FederationConfig, *, seed: int) -> Trainer:
         device = choose_device(self.settings.device)
@@ -370,6 +375,7 @@ class Plant:
             scores=work.trainer.quick_scores(torch.from_numpy(evidence), judged(data)),
             judged=judged_examples(data),
             config=work.trainer.config.model_dump_json(),
+            meaning=data.text,
         )
 
     def _reply(self, order: Order, *, outcome: Outcome = Outcome.DONE, **rest: object) -> Reply:

@@ -1,10 +1,14 @@
-"""``inspect``: what the plant's own model says of new examples."""
+"""``inspect``: what the plant's own model says of new examples.
+
+They are read, and what is said is put into words, by what the model meant when it was made: the
+plant's data is not looked at, and may have changed since, or be gone.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from client.device import choose_device
 from client.plant import Plant
 from client.tasks.data import Progress, Skipped
+from client.tasks.meaning import Meaning
 from client.training import Trainer
-from common.backbone import write_tensors
 from common.config import FederationConfig
 from common.errors import StateError
 
@@ -74,7 +79,7 @@ def inspect(folder: Path, place: Path, *, progress: Progress | None = None) -> I
     Raises
     ------
     StateError
-        If the plant has no model yet, or one that does not say how it was made.
+        If the plant has no model yet, or one that does not say what its answers mean.
     TransferlineError
         As reading raises.
     """
@@ -86,32 +91,22 @@ def inspect(folder: Path, place: Path, *, progress: Progress | None = None) -> I
             "first release"
         )
     version = plant.store.version(deployed.version)
-    if not version.config:
-        raise StateError(
-            f"model {version.number} must say how it was made, got one of an older program; the "
-            "next one will"
-        )
+    meaning = Meaning.of(version.meaning, where=f"model {version.number}")
     config = FederationConfig.model_validate_json(version.config)
-    data = plant.data(config)
-    found = plant.task(config).read(place, like=data, progress=progress)
-    network = plant.network(config)
-    write_tensors(network, plant.store.model(version.number))
-    trainer = Trainer(
-        task=plant.task(config),
-        data=replace(data, inputs=found.inputs.to(data.inputs.device)),
-        config=config,
-        device=data.inputs.device,
-        seed=0,
-    )
-    predicted = trainer.predict(network, torch.arange(len(found.names), device=trainer.device))
+    task, device = plant.task(config), choose_device(plant.settings.device)
+    found = task.read(place, like=meaning, progress=progress)
+    data = found.under(meaning).to(device)
+    network = plant.model(version.number, config=config)
+    trainer = Trainer(task=task, data=data, config=config, device=device, seed=0)
+    predicted = trainer.predict(network, torch.arange(len(found.names), device=device))
     return Inspection(
         version=deployed.version,
         source=deployed.source,
         names=found.names,
-        outputs=data.classes or data.numbers,
+        outputs=meaning.classes or meaning.numbers,
         predicted=predicted.numpy(),
-        classes=bool(data.classes),
-        good=data.good,
+        classes=bool(meaning.classes),
+        good=meaning.good,
         skipped=found.skipped,
     )
 

@@ -55,6 +55,7 @@ def propose_by(plant: Plant, config: FederationConfig, wishes: Wishes) -> tuple[
             f"{wishes.target!r}"
         )
     ensemble = train(plant, config)
+    data = ensemble.trainer.data  # the rows as the model reads them
     support = Support.of(data, config)
     return ensemble, search(ensemble, support, wishes, measured=measured(data))
 

@@ -1,11 +1,11 @@
 """How sure the plant's model is: an ensemble, and what it got wrong on rows it did not train on.
 
-Members start from the model that the plant runs and are tuned on bootstrap samples of its
-training rows (Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation
-using Deep Ensembles", https://arxiv.org/abs/1612.01474; with bootstrap instead of random starts,
-because the shared trunk is the point). Their spread, and the error that is left on the validation
-rows, make the uncertainty; a factor makes 90 % intervals of it that hold on the validation rows
-(split conformal prediction, Lei et al. 2018, https://arxiv.org/abs/1604.04173).
+Members start from the model that the plant runs, read rows as it does, and are tuned on bootstrap
+samples of the training rows (Lakshminarayanan et al. 2017, "Simple and Scalable Predictive
+Uncertainty Estimation using Deep Ensembles", https://arxiv.org/abs/1612.01474; with bootstrap
+instead of random starts, because the shared trunk is the point). Their spread, and the error that
+is left on the validation rows, make the uncertainty; a factor makes 90 % intervals of it that hold
+on the validation rows (split conformal prediction, Lei et al. 2018, https://arxiv.org/abs/1604.04173).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.device import choose_device
+from client.earlier import read_by
 from client.plant import Plant
 from client.selection import Keeper
+from client.tasks.meaning import Meaning
 from client.training import Trainer
-from common.backbone import Network, write_tensors
+from common.backbone import Network
 from common.config import FederationConfig
 from common.errors import ConfigError
 
@@ -76,22 +77,29 @@ def train(plant: Plant, config: FederationConfig, *, members: int = MEMBERS) -> 
     Raises
     ------
     ConfigError
-        If the plant runs no model yet.
+        If the plant runs no model yet, or one that says something else than its table holds now.
     TransferlineError
         As training raises.
     """
     deployed = plant.store.deployed()
     if deployed is None:
         raise ConfigError("plant must run a model before it can propose anything, got none; train")
-    data, task = plant.data(config), plant.task(config)
-    device = choose_device(plant.settings.device)
-    tensors = plant.store.model(deployed.version)
+    version = plant.store.version(deployed.version)
+    meaning = Meaning.of(version.meaning, where=f"model {version.number}")
+    data = read_by(plant, config, meaning=meaning)
+    if data is None:
+        raise ConfigError(
+            f"model {version.number} must say {plant.data(config).numbers[0]}, which the plant "
+            f"learns now, got one that says {', '.join(meaning.numbers or meaning.classes)}; wait "
+            "for the next model"
+        )
+    task, device = plant.task(config), data.inputs.device
+    start = plant.model(version.number, config=config)
     rows = len(data.train)
     epochs = max(1, min(EPOCHS, EPOCHS * MOST_ROWS // max(1, rows * EPOCHS)))
     found = []
     for number in range(members):
-        network = plant.network(config)
-        write_tensors(network, tensors)
+        network = copy.deepcopy(start)
         trainer = Trainer(task=task, data=data, config=config, device=device, seed=number)
         drawn = np.random.default_rng([config.seed, number]).integers(0, rows, rows)
         sample = data.train[torch.from_numpy(drawn).to(data.train.device)]
@@ -100,7 +108,7 @@ def train(plant: Plant, config: FederationConfig, *, members: int = MEMBERS) -> 
         keeper(network)
         trainer.fit(network, sample, epochs=epochs, after_epoch=keeper)
         keeper.restore(network)
-        found.append(copy.deepcopy(network).eval())
+        found.append(network.eval())
     held = data.inputs[data.validation].cpu().numpy()
     truth = data.targets[data.validation][:, 0].cpu().numpy().astype(np.float64)
     mean, spread = _say(found, trainer, held)

@@ -7,7 +7,8 @@ and, where its networks are new, a family in `common.backbones`. What a task mus
   turns a plant's folder into a `PlantData` (`client.tasks.data`): one tensor of inputs, one of
   targets, and the split of `client.tasks.split`. What does not fit is a `DataError` of one line:
   `check`, `join` and the first round all read by ``load``, so that a plant is told early.
-  ``read`` does the same for examples that have no label, for the model to judge.
+  ``read`` does the same for examples that have no label, for a model to judge, by what that
+  model means (`client.tasks.meaning`), not by what is in the plant's folder.
 - **Preparing.** ``training_transform`` and ``evaluation_transform`` turn a raw batch into what the
   network's ``embed`` takes, on the device; the first gets a generator for its randomness.
 - **Learning and scoring.** ``loss``, ``decode``, ``quick_scores``, ``worth`` and the rest. Tasks
@@ -33,6 +34,7 @@ from torch import Tensor
 from client.tasks.anomaly import AnomalyTask
 from client.tasks.data import PlantData, Progress, Unlabelled
 from client.tasks.images import ImageTask
+from client.tasks.meaning import Meaning
 from client.tasks.metrics import Prediction
 from client.tasks.series.task import SeriesClasses, SeriesNumbers
 from client.tasks.tables.task import TableKind
@@ -63,8 +65,8 @@ class Task(Protocol):
         """Read and split a plant's folder; DataError if it is not fit for use."""
         ...
 
-    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
-        """Read examples without labels, a file or a folder, as ``load`` read those of the plant.
+    def read(self, place: Path, *, like: Meaning, progress: Progress | None = None) -> Unlabelled:
+        """Read examples without labels, a file or a folder, as a model of this meaning needs them.
 
         DataError if nothing there can be judged.
         """

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from client.tasks.meaning import Meaning, fields_of
+
 #: Called with (files or rows done, how many in all) while data is read.
 Progress = Callable[[int, int], None]
 
@@ -41,10 +43,24 @@ class Unlabelled:
     names: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
 
+    def under(self, meaning: Meaning) -> PlantData:
+        """Return them as the data of a model of this meaning, in none of its sets."""
+        none = torch.empty(0, dtype=torch.int64)
+        return PlantData(
+            **fields_of(meaning),
+            inputs=self.inputs,
+            targets=none,
+            names=self.names,
+            train=none,
+            validation=none,
+            test=none,
+            folds=(),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PlantData:
-    """A plant's examples in use, with their split.
+class PlantData(Meaning):
+    """A plant's examples in use, with their split, and what a model of them means.
 
     Attributes
     ----------
@@ -56,13 +72,6 @@ class PlantData:
     train, validation, test : int64 indices into the examples.
     folds : pairs (training, validation) over all labelled examples, the first of which is (train,
         validation); one pair unless there are fewer than ten labels a class.
-    classes : names, in the order of the head's outputs; empty where numbers are learned.
-    numbers : names of the numbers that are learned, with units if known; empty for classes.
-    good : the class of good parts, or "".
-    columns : what the network's personal stem is built from (`common.backbones.Family.stem`); None
-        where a family has no stems.
-    centre, spread : of numbers, mean and deviation of the training targets, float32, shape
-        (outputs,); the network learns targets normalised by them. None for classes.
     groups : examples of one group are not independent (windows of one engine), int64, shape (N,);
         None: all are. Intervals are drawn by group.
     fingerprint : of everything else that changes what a model learns from the same names and
@@ -83,12 +92,6 @@ class PlantData:
     validation: Tensor
     test: Tensor
     folds: tuple[tuple[Tensor, Tensor], ...]
-    classes: tuple[str, ...] = ()
-    numbers: tuple[str, ...] = ()
-    good: str = ""
-    columns: Any = None
-    centre: Tensor | None = None
-    spread: Tensor | None = None
     groups: Tensor | None = None
     fingerprint: str = ""
     typical: Mapping[str, float] = field(default_factory=dict)
@@ -97,11 +100,6 @@ class PlantData:
     notes: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     extra: Any = None
-
-    @property
-    def outputs(self) -> int:
-        """Width of the head."""
-        return len(self.classes) or len(self.numbers)
 
     @property
     def counts(self) -> dict[str, int]:

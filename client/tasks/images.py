@@ -28,6 +28,7 @@ from client.tasks.folder import (
     read_images,
     unlabelled,
 )
+from client.tasks.meaning import Meaning
 from client.tasks.split import Key, Quota, Split, keys, split
 from client.tasks.transforms import Augment, Normalise
 from common.config import FederationConfig, PlantConfig
@@ -261,7 +262,7 @@ class ImageTask(Classes):
     ) -> PlantData:
         return load_images(folder, selection=self.selection, cache=cache, progress=progress)
 
-    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
+    def read(self, place: Path, *, like: Meaning, progress: Progress | None = None) -> Unlabelled:
         folder, files = image_files(place)
         size = self.selection.image_size
         decoded = read_images(folder, files=files, size=size, progress=progress)

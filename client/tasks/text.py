@@ -19,6 +19,7 @@ from torch import Tensor
 
 from client.tasks.classes import Classes
 from client.tasks.data import PlantData, Progress, Unlabelled
+from client.tasks.meaning import Meaning
 from client.tasks.split import Quota, Split, keys, split
 from client.tasks.texts import Row, read_rows, text_files
 from client.tasks.tokens import Hashing, Tokeniser, Vocabulary, normalised
@@ -135,7 +136,7 @@ class TextTask(Classes):
             texts=tuple(texts),
         )
 
-    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
+    def read(self, place: Path, *, like: Meaning, progress: Progress | None = None) -> Unlabelled:
         rows, skipped = read_rows(place, text=self.text.text, label="")
         texts = [row.text for row in rows]
         return Unlabelled(

@@ -86,7 +86,7 @@ class Family(Protocol):
         ...
 
     def stem(self, config: FederationConfig, columns: Any) -> nn.Module:
-        """Return a plant's personal stem, from `client.tasks.data.PlantData.columns`.
+        """Return a plant's personal stem, from `client.tasks.meaning.Meaning.columns`.
 
         ``columns`` is None at the centre, and where a family has no stems: then it is identity.
         """

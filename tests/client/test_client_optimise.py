@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from client.console.proposing import facts, measured, propose_by
 from client.optimise.ensemble import Ensemble, rank_correlation, train
@@ -47,6 +49,46 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
 def parts(plant: Plant) -> tuple[Ensemble, Support, Measured]:
     data = plant.data(CONFIG)
     return train(plant, CONFIG, members=2), Support.of(data, CONFIG), measured(data)
+
+
+def test_rows_of_today_are_read_as_the_model_was_made(plant: Plant, tmp_path: Path) -> None:
+    """A name that sorts first moves no code of the others, new rows no scale."""
+    data = shutil.copytree(plant.settings.data, tmp_path / "data")
+    settings = plant.settings.model_copy(update={"data": str(data)})
+    shutil.copytree(plant.folder, tmp_path / "plant")
+    later = Plant.create(tmp_path / "plant", settings)
+    table = next(data.iterdir())
+    header, *rows = table.read_text().splitlines()
+    supplier, target = (header.split(",").index(name) for name in ("supplier", "strength_MPa"))
+    more = []
+    for row in rows[:60]:
+        cells = row.split(",")
+        cells[supplier], cells[target] = "Aaa", "500.5"
+        more.append(",".join(cells))
+    table.write_text("\n".join([header, *rows, *more]) + "\n")
+
+    now, found = later.data(CONFIG), train(later, CONFIG, members=1).trainer.data
+    made = plant.data(CONFIG)
+    assert now.columns.categories[0].levels[0] == "Aaa"
+    assert found.columns == made.columns
+    assert torch.equal(found.centre, made.centre)
+    assert not torch.equal(found.centre, now.centre)
+    assert found.names == now.names
+    known = {name: place for place, name in enumerate(made.names)}
+    for place, name in enumerate(found.names):
+        if name in known:
+            np.testing.assert_array_equal(found.inputs[place], made.inputs[known[name]])
+    assert found.inputs[:, -1].isnan().sum() >= 30  # nobody knew that name
+
+
+def test_a_model_of_another_target_is_one_line(plant: Plant) -> None:
+    other = CONFIG.model_copy(
+        update={"table": CONFIG.table.model_copy(update={"target": "melt_C"})}
+    )
+    with pytest.raises(
+        ConfigError, match=r"model 1 must say melt_C, .* one that says strength_MPa"
+    ):
+        train(plant, other, members=1)
 
 
 def wishes(**changes: Any) -> Wishes:

@@ -41,11 +41,21 @@ def test_a_round_starts_from_the_last_one_before_it(tmp_path: Path) -> None:
         add(store, number, round=number)
     add(store, run="other", round=3)
     add(store, kind="local", round=3)
-    assert [store.before(run="a", round=n) for n in (1,)] == [None]
-    found = [store.before(run="a", round=number) for number in (2, 3, 4, 9)]
+    assert [store.before(run="a", round=n, meaning="") for n in (1,)] == [None]
+    found = [store.before(run="a", round=number, meaning="") for number in (2, 3, 4, 9)]
     assert [version.round for version in found if version] == [1, 2, 2, 4]
     newer = add(store, 9.0, round=4)
-    assert store.before(run="a", round=5) == newer
+    assert store.before(run="a", round=5, meaning="") == newer
+
+
+def test_a_round_starts_from_no_part_of_another_meaning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = PersonalStore(tmp_path)
+    first = add(store, 1.0, round=1, meaning="dark, light")
+    assert store.before(run="a", round=2, meaning="dark, light") == first
+    assert store.before(run="a", round=2, meaning="dark, grey, light") is None
+    assert "a new personal part is begun" in caplog.text
 
 
 def flip(path: Path) -> None:
@@ -63,13 +73,13 @@ def test_a_version_that_has_rotted_is_never_used(
     whole = add(store, 3.0, kind="local", round=2)
     flip(tmp_path / "2/personal.safetensors")
     flip(tmp_path / "3/personal.safetensors")
-    assert store.before(run="a", round=3) == first
+    assert store.before(run="a", round=3, meaning="") == first
     assert "2/personal.safetensors is damaged" in caplog.text
     for version in (second, whole):
         with pytest.raises(StateError, match=r"damaged: .*its manifest says; restore it"):
             store.load(version)
     flip(tmp_path / "1/personal.safetensors")
-    assert store.before(run="a", round=3) is None
+    assert store.before(run="a", round=3, meaning="") is None
 
 
 def test_half_a_version_is_no_version(tmp_path: Path) -> None:
@@ -100,7 +110,7 @@ def test_a_round_trained_again_takes_no_place_of_another(tmp_path: Path) -> None
     for _ in range(ROUNDS_KEPT + 1):
         add(store, round=2)
     assert [version.round for version in store.versions()] == [1, 2]
-    start = store.before(run="a", round=2)
+    start = store.before(run="a", round=2, meaning="")
     assert start is not None
     assert start.round == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from client.plant import LEFT, Plant, open_plant
 from client.training import Trainer
@@ -191,12 +193,68 @@ def test_what_does_not_fit_is_declined(
         (replace(order, cohort=("ash", "oak")), release),  # another cohort for it
         (replace(order, cohort=("elm", "oak"), round=2), release),  # not asked
         (replace(order, config=squeezed, round=2), release),  # another network
-        (order_for(changed(config, method="fedavg", classes=("a", "b")), release), release),
     ):
         reply = plant.answer(declined, brought)
         assert (reply.outcome, reply.reason) == (Outcome.DECLINED, "update")
         assert reply.payload is None
         assert digest(plant) == before
+
+
+def test_a_head_for_other_classes_names_them_at_the_plant(
+    plant_of: PlantOf,
+    config: FederationConfig,
+    release: Release,
+    order_for: OrderFor,
+    changed: Change,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is the plant's data that does not fit, not the release; no class leaves the plant."""
+    plant = plant_of()
+    order = order_for(changed(config, method="fedavg", classes=("a", "b")), release)
+    reply = plant.answer(order, release)
+    assert (reply.outcome, reply.reason) == (Outcome.FAILED, "data")
+    assert "classes must be ['a', 'b'] for fedavg, got ['dark', 'light']" in caplog.text
+
+
+def moved(plant: Plant, folder: Path) -> Plant:
+    """Return the plant with a copy of its data that may be changed."""
+    shutil.copytree(plant.settings.data, folder)
+    return Plant.create(plant.folder, plant.settings.model_copy(update={"data": str(folder)}))
+
+
+def more_images(plant: Plant, label: str, *, of: str, first: int = 0) -> Plant:
+    """Write images of a class into its data, new or more of it, and start its process again."""
+    data = Path(plant.settings.data)
+    (data / label).mkdir(exist_ok=True)
+    for number, image in enumerate(sorted((data / of).glob("*.png"))[:12]):
+        grey = np.asarray(Image.open(image)).astype(np.int16) + 3
+        there = data / label / f"{first + number}.png"
+        Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(there)
+    return Plant.open(plant.folder)
+
+
+@pytest.mark.parametrize("method", ["fedper", "ditto"])
+def test_a_new_class_in_the_midst_of_a_run_gets_a_new_head(
+    plant_of: PlantOf,
+    config: FederationConfig,
+    changed: Change,
+    release: Release,
+    order_for: OrderFor,
+    tmp_path: Path,
+    method: str,
+) -> None:
+    config = changed(config, method=method)
+    plant = moved(plant_of(), tmp_path / "data")
+    plant.answer(order_for(config, release), release)
+    plant = more_images(plant, "amber", of="dark")
+    reply = plant.answer(order_for(config, release, round=2), release)
+    sent(reply)
+    assert set(reply.scores) == {"trained"}  # there was no head yet that could be evaluated
+    third = plant.answer(order_for(config, release, round=3), release)
+    assert set(third.scores) == {"incoming", "trained"}
+    assert plant.store.load(plant.store.versions()[-1])["head.bias"].shape == (3,)
+    done = plant.answer(order_for(config, release, round=4, kind=Kind.ADOPT), release)
+    assert done.outcome is Outcome.DONE
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

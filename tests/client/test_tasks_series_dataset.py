@@ -365,5 +365,5 @@ def test_conditions_that_drift_are_found(tmp_path: Path) -> None:
     data = life(tmp_path / "p", channels=("heat",), settings=("setting",), conditions=3, cap=None)
 
     ends, left = data.inputs[:, 0, -1].numpy(), data.targets[:, 0].numpy()
-    assert len(data.extra.centres) == 3
+    assert len(data.columns.centres) == 3
     assert np.corrcoef(ends, left)[0, 1] < -0.95

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,26 @@ def test_a_new_example_is_judged_as_the_same_one_was_in_the_test(task: str, tmp_
     rows = found.facts()["examples"]
     assert [row["name"] for row in rows] == list(found.names)
     assert json.dumps(rows)
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_the_plants_data_of_today_has_no_say(task: str, tmp_path: Path) -> None:
+    """Nothing is read, scaled or named by what lies in the folder now: it may even be gone."""
+    plant = trained(task, tmp_path)
+    parts = shutil.copytree(plant.settings.data, tmp_path / "parts")
+    before = inspect(plant.folder, parts)
+    shutil.rmtree(plant.settings.data)
+    after = inspect(plant.folder, parts)
+    assert (after.names, after.outputs, after.good) == (before.names, before.outputs, before.good)
+    np.testing.assert_array_equal(after.predicted, before.predicted)
+
+
+def test_a_model_that_does_not_say_what_it_means_is_one_line(images: Plant, tmp_path: Path) -> None:
+    folder = shutil.copytree(images.folder, tmp_path / "older")
+    manifest = folder / "personal" / "1" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"meaning": ""}))
+    with pytest.raises(StateError, match="model 1 must say what its answers mean"):
+        inspect(folder, tmp_path)
 
 
 def test_the_command_judges_a_file_and_says_what_it_could_not_read(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from client.tasks.data import PlantData, Progress, Unlabelled
+from client.tasks.meaning import Meaning
 from client.tasks.numbers import fit_scale
 from client.tasks.series.folder import load
 from client.tasks.series.normalise import Normaliser
@@ -78,6 +79,7 @@ def load_series(
         classes=classes,
         numbers=() if classes else _numbers(selection),
         good=selection.good,
+        columns=normaliser,
         centre=centre,
         spread=spread,
         groups=torch.tensor([_group(found.pieces[w.piece], w, selection) for w in dealt.windows]),
@@ -85,7 +87,6 @@ def load_series(
         typical={f"|{name}|": value for name, value in typical.items()},
         skipped=found.skipped,
         notes=tuple(notes),
-        extra=normaliser,
     )
 
 
@@ -93,11 +94,11 @@ def read_series(
     place: Path,
     *,
     selection: Selection,
-    like: PlantData,
+    like: Meaning,
     ends: bool,
     progress: Progress | None = None,
 ) -> Unlabelled:
-    """Read recordings that nothing is known of, as those of the plant were read.
+    """Read recordings that nothing is known of, as a model of this meaning needs them.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def read_series(
         last = {window.piece: window for window in windows}
         windows = list(last.values())
     return Unlabelled(
-        inputs=torch.from_numpy(_inputs(found.pieces, windows, like.extra)),
+        inputs=torch.from_numpy(_inputs(found.pieces, windows, like.columns)),
         names=tuple(_name(found.pieces[w.piece], w) for w in windows),
         skipped=found.skipped,
     )

@@ -9,14 +9,17 @@ of it is fitted on training data only, and never leaves the plant.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import PlainValidator
 
 from client.tasks.series.extra import scipy
 
 Array = npt.NDArray[Any]
+#: An array that is read again from the lists that JSON has of it.
+Kept = Annotated[Array, PlainValidator(np.asarray)]
 
 #: A deviation below this share of the channel's size is rounding: the channel is constant.
 CONSTANT = 1e-6
@@ -36,10 +39,10 @@ class Normaliser:
         so that it becomes 0 whatever it says later.
     """
 
-    centres: Array
-    scale: Array
-    mean: Array
-    spread: Array
+    centres: Kept
+    scale: Kept
+    mean: Kept
+    spread: Kept
 
     @classmethod
     def fit(cls, values: Array, settings: Array, *, conditions: int) -> Normaliser:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from client.tasks.classes import Classes
 from client.tasks.data import PlantData, Progress, Unlabelled
+from client.tasks.meaning import Meaning
 from client.tasks.metrics import Prediction
 from client.tasks.numbers import Numbers
 from client.tasks.series.dataset import load_series, read_series
@@ -97,7 +98,7 @@ class SeriesClasses(Classes):
     ) -> PlantData:
         return load_series(folder, selection=self.selection, learns="classes", progress=progress)
 
-    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
+    def read(self, place: Path, *, like: Meaning, progress: Progress | None = None) -> Unlabelled:
         return read_series(
             place, selection=self.selection, like=like, ends=False, progress=progress
         )
@@ -145,7 +146,7 @@ class SeriesNumbers(Numbers):
     ) -> PlantData:
         return load_series(folder, selection=self.selection, learns="numbers", progress=progress)
 
-    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
+    def read(self, place: Path, *, like: Meaning, progress: Progress | None = None) -> Unlabelled:
         return read_series(place, selection=self.selection, like=like, ends=True, progress=progress)
 
     def training_transform(self) -> Vary:

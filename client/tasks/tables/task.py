@@ -15,6 +15,7 @@ from torch import Tensor
 
 from client.tasks.classes import Classes
 from client.tasks.data import PlantData, Progress, Skipped, Unlabelled
+from client.tasks.meaning import Meaning
 from client.tasks.numbers import Numbers, fit_scale
 from client.tasks.split import Split, keys, split
 from client.tasks.tables.columns import MOST_LEVELS, far_apart, numbers_of
@@ -39,7 +40,7 @@ class _Tables:
 
     selection: Selection
 
-    def read(self, place: Path, *, like: PlantData, progress: Progress | None = None) -> Unlabelled:
+    def read(self, place: Path, *, like: Meaning, progress: Progress | None = None) -> Unlabelled:
         rows = read_rows(place, progress=progress)
         inputs = read_alike(place, rows, like.columns, self.selection)
         return Unlabelled(
