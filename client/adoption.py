@@ -7,6 +7,13 @@ that is balanced accuracy with the steps smoothed out, which tells more from twe
 counting hits. The candidate is adopted if the one-sided lower confidence bound of the mean
 difference is above minus the margin (a non-inferiority test); otherwise the plant keeps what it
 has.
+
+**When the labelled examples change**, what was said of the old ones compares with nothing. The
+plant trains alone anew on the new ones, from the backbone of its own model (`client.earlier`);
+where such a model is deployed, the new one takes its place. A release that is deployed stays. A
+candidate must then be no worse than what the plant trained alone on these examples, and no worse
+than the deployed release, where that can be asked about them again: some of them it may have
+learned from, which favours what the plant has.
 """
 
 from __future__ import annotations
@@ -72,12 +79,23 @@ class Verdict:
     why: str
 
 
+def begin(store: PersonalStore, local: Version) -> None:
+    """Deploy what a plant trained alone where nothing is, or one like it from other examples."""
+    with store.exclusive():
+        if (deployed := store.deployed()) is not None:
+            current = store.version(deployed.version)
+            if current.kind != local.kind or current.judged == local.judged:
+                return
+        store.deploy(local, why="trained at this plant alone")
+
+
 def decide(
     store: PersonalStore,
     candidate: Version,
     *,
     paired: Paired,
     margin: float,
+    again: Callable[[Version], Array | None] = lambda version: None,
 ) -> Deployment:
     """Apply the rule to a stored candidate and deploy what it says.
 
@@ -86,13 +104,15 @@ def decide(
     paired : how evidence about the validation examples is compared. Evidence begins with these;
         no round trained on them, and evidence about others would favour the release.
     margin : as in `judge`.
+    again : asks a model that was judged on other examples about these validation examples; None
+        if it cannot be.
 
     Returns
     -------
     What inspects parts from now on.
     """
     with store.exclusive():
-        return _decide(store, candidate, paired=paired, margin=margin)
+        return _decide(store, candidate, paired=paired, margin=margin, again=again)
 
 
 def _decide(
@@ -101,6 +121,7 @@ def _decide(
     *,
     paired: Paired,
     margin: float,
+    again: Callable[[Version], Array | None],
 ) -> Deployment:
     deployed = store.deployed()
     if deployed is not None and deployed.version == candidate.number:
@@ -108,23 +129,47 @@ def _decide(
     if deployed is None:
         return store.deploy(candidate, why="the plant had no model before")
     current = store.version(deployed.version)
-    if current.judged != candidate.judged:
-        why = (
-            "kept what it had: the labelled examples are others than it was judged on; train alone"
-        )
-        return store.deploy(current, why=why)
     if paired.doubt:
         return store.deploy(current, why=f"kept what it had: {paired.doubt}")
-    evidence, clean = store.evidence(current), slice(len(paired.strata))
-    verdict = judge(
-        paired.worth(store.evidence(candidate)[clean]) - paired.worth(evidence[clean]),
-        paired.strata,
-        margin=margin,
-        confidence=TWINS if len(evidence) > len(paired.strata) else CONFIDENCE,
-        said=paired.said,
-        groups=paired.groups,
-    )
+    if not (rivals := _rivals(store, current, candidate, again)):
+        why = (
+            "kept what it had: the labelled examples are others than it was judged on; before its "
+            "next round the plant trains alone on these, which a release is then compared with"
+        )
+        return store.deploy(current, why=why)
+    clean = slice(len(paired.strata))
+    worth = paired.worth(store.evidence(candidate)[clean])
+    verdicts = [
+        judge(
+            worth - paired.worth(evidence[clean]),
+            paired.strata,
+            margin=margin,
+            confidence=TWINS if len(evidence) > len(paired.strata) else CONFIDENCE,
+            said=paired.said,
+            groups=paired.groups,
+        )
+        for evidence in rivals
+    ]
+    verdict = min(verdicts, key=lambda one: one.low)
     return store.deploy(candidate if verdict.adopt else current, why=verdict.why)
+
+
+def _rivals(
+    store: PersonalStore,
+    current: Version,
+    candidate: Version,
+    again: Callable[[Version], Array | None],
+) -> list[Array]:
+    """Return the evidence that a candidate must not be worse than, about the same examples.
+
+    That of what the plant runs. Where it was judged on others: what the plant trained alone on
+    these, and what it runs itself, if it can be asked again.
+    """
+    if current.judged == candidate.judged:
+        return [store.evidence(current)]
+    alone = [v for v in store.versions() if v.kind == "local" and v.judged == candidate.judged]
+    said = again(current)
+    return [*map(store.evidence, alone[-1:]), *([] if said is None else [said])]
 
 
 def judge(

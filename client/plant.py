@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from client.clock import Clock
 from client.desk.outbox import Outbox
 from client.desk.spending import Spending
 from client.device import choose_device, gpu_memory
+from client.earlier import asked_again, start_anew
 from client.exchange import assemble, cut_update, head_arrived, own_part
 from client.fitting import check_head, network_for, paired_of, predicted_of, read_by
 from client.methods import FEDERATED, Work, alone
@@ -162,8 +163,8 @@ class Plant:
                 work = self._work(source, config, moment=method)
                 evidence = alone(method, task=config.task)(work)
                 version = self._keep(work, evidence, kind=method, made_from=made_from)
-        if method == "local" and self._may_replace(version):
-            self.store.deploy(version, why="trained at this plant alone")
+        if method == "local":
+            adoption.begin(self.store, version)
         return version
 
     def test(
@@ -248,11 +249,20 @@ class Plant:
         return said
 
     def _local(self, release: Release, config: FederationConfig) -> Version | None:
-        """Return the model that the federation must not worsen; train it if there is none yet."""
-        if self.store.deployed() is None and config.methods.local_first:
-            return self.train_alone("local", source=release, config=config)
+        """Return the model that the federation must not worsen.
+
+        It is trained if there is none yet, and anew if the labelled examples are others than it was
+        judged on: only on the same ones can a release be compared with it.
+        """
         found = [version for version in self.store.versions() if version.kind == "local"]
-        return found[-1] if found else None
+        newest, source = found[-1] if found else None, None
+        if config.methods.local_first and self.store.deployed() is None:
+            source = release
+        elif config.methods.local_first and newest is not None:
+            source = start_anew(self, newest, release, config)
+        if source is None:
+            return newest
+        return self.train_alone("local", source=source, config=config)
 
     def _adopt(self, order: Order, release: Release) -> Reply:
         """Fine-tune the release at the plant, and deploy it if the no-harm rule allows."""
@@ -271,7 +281,8 @@ class Plant:
         with clock("adopt"):
             margin = self.settings.adoption_margin
             paired = paired_of(work.trainer.task, work.trainer.data)
-            now = adoption.decide(self.store, candidate, paired=paired, margin=margin)
+            again = partial(asked_again, self, judged=candidate.judged)
+            now = adoption.decide(self.store, candidate, paired=paired, margin=margin, again=again)
         self._note(work.trainer, seconds=clock.seconds["tune"])
         scores["tuned"] = dict(candidate.scores)
         scores["deployed"] = dict(self.store.version(now.version).scores)
@@ -302,14 +313,6 @@ class Plant:
                 "loss": trainer.loss,
             },
         }
-
-    def _may_replace(self, local: Version) -> bool:
-        """Whether nothing inspects parts yet, or a model like this one from other images."""
-        deployed = self.store.deployed()
-        if deployed is None:
-            return True
-        current = self.store.version(deployed.version)
-        return current.kind == local.kind and current.judged != local.judged
 
     def _check(self, order: Order, release: Release) -> None:
         if self.name not in order.cohort:

@@ -72,8 +72,9 @@ class MethodConfig(Section):
     )
     local_first: bool = Field(
         True,
-        description="A plant that has no model of its own trains one alone before its first round: "
-        "without it nothing can say whether a release is worse.",
+        description="A plant that has no model of its own trains one alone before its first round, "
+        "and another when its labelled examples have changed: without it nothing can say whether a "
+        "release is worse.",
     )
     personal_fine_tune: bool = Field(
         True, description="Fine-tune the last release at the plant before it may be adopted."

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from client.adoption import CONFIDENCE, TWINS, Paired, Verdict, quantile
+from client.adoption import CONFIDENCE, TWINS, Paired, Verdict, begin, quantile
 from client.adoption import decide as decide_
 from client.adoption import judge as judge_
 from client.personal import EVIDENCE, Deployment, PersonalStore, Version
@@ -193,6 +193,56 @@ def test_evidence_on_other_images_is_not_compared(tmp_path: Path) -> None:
     now = decide(store, add(store, 0.9, kind="federated"), truth=TRUTH, margin=0.0)
     assert now.version == first.number
     assert "the labelled examples are others" in now.why
+
+
+@pytest.mark.parametrize(
+    ("alone", "again", "adopted"),
+    [
+        (0.6, None, True),  # what it runs knows other classes
+        (0.8, None, False),
+        (0.6, 0.65, True),
+        (0.6, 0.8, False),  # better than alone, and worse than what it runs
+        (0.8, 0.6, False),
+        (None, 0.6, True),
+        (None, 0.8, False),
+    ],
+)
+def test_on_other_images_a_release_must_match_the_plant_alone_and_what_it_runs(
+    tmp_path: Path, alone: float | None, again: float | None, adopted: bool
+) -> None:
+    store = PersonalStore(tmp_path)
+    add(store, 0.9, kind="local", judged="those")
+    runs = add(store, 0.5, kind="federated", judged="those")
+    store.deploy(runs, why="adopted then")
+    if alone is not None:
+        begin(store, add(store, alone, kind="local"))
+    assert store.deployed() == Deployment(
+        version=runs.number, source="federated", why="adopted then"
+    )
+    candidate = add(store, 0.7, kind="federated")
+    now = decide_(
+        store,
+        candidate,
+        paired=paired(TRUTH),
+        margin=0.0,
+        again=lambda version: None if again is None else towards(TRUTH, again + 0 * NOISE),
+    )
+    assert now.version == (candidate if adopted else runs).number
+    assert "40 validation examples" in now.why
+
+
+def test_what_was_trained_alone_takes_the_place_of_its_like(tmp_path: Path) -> None:
+    store = PersonalStore(tmp_path)
+    first, same = add(store, 0.5, kind="local"), add(store, 0.9, kind="local")
+    for version in (first, same):
+        begin(store, version)
+    assert store.deployed() == Deployment(
+        version=first.number, source="local", why="trained at this plant alone"
+    )
+    begin(store, other := add(store, 0.4, kind="local", judged="those"))
+    now = store.deployed()
+    assert now is not None
+    assert now.version == other.number
 
 
 def test_evidence_about_images_of_the_rounds_does_not_count(tmp_path: Path) -> None:

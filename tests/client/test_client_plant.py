@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from client.earlier import asked_again
+from client.origin import judged_examples
 from client.plant import LEFT, Plant, open_plant
 from client.training import Trainer
 from common.backbone import Part, build, parts
@@ -255,6 +257,70 @@ def test_a_new_class_in_the_midst_of_a_run_gets_a_new_head(
     assert plant.store.load(plant.store.versions()[-1])["head.bias"].shape == (3,)
     done = plant.answer(order_for(config, release, round=4, kind=Kind.ADOPT), release)
     assert done.outcome is Outcome.DONE
+
+
+@pytest.mark.parametrize("runs", ["local", "federated"])
+def test_a_plant_with_more_labelled_images_trains_alone_anew_and_may_adopt_again(
+    plant_of: PlantOf,
+    small_config: FederationConfig,
+    release_of: ReleaseOf,
+    order_for: OrderFor,
+    tmp_path: Path,
+    runs: str,
+) -> None:
+    config, release = small_config, release_of(small_config)
+    plant = moved(plant_of(adoption_margin=1.0), tmp_path / "data")
+    plant.answer(order_for(config, release), release)
+    if runs == "federated":
+        plant.answer(order_for(config, release, round=2, kind=Kind.ADOPT), release)
+    before = plant.store.deployed()
+    assert before is not None
+    assert before.source == runs
+
+    plant = more_images(plant, "dark", of="light", first=50)
+    wild = release_of(config, number=1, shift=9.0)
+    plant.answer(order_for(config, wild, run="seed-1"), wild)
+    alone = [v for v in plant.store.versions() if v.kind == "local"]
+    assert len(alone) == 2
+    own = "backbone.conv1.0.weight"  # from its own backbone: a bad release has no say
+    old, new = (plant.store.model(version.number)[own] for version in alone)
+    assert abs(new - old).max() < 1.0
+    now = plant.store.deployed()
+    assert now is not None
+    assert now.version == (alone[1].number if runs == "local" else before.version)
+    plant.answer(order_for(config, wild, run="seed-1", round=2), wild)
+    assert len([v for v in plant.store.versions() if v.kind == "local"]) == 2
+
+    last = order_for(config, release, run="seed-1", round=3, kind=Kind.ADOPT)
+    reply = plant.answer(last, release)
+    assert reply.notes["adopted"] is True, reply.notes["why"]  # the margin allows all
+
+
+def test_what_a_plant_runs_is_asked_again_about_other_images(
+    plant_of: PlantOf,
+    config: FederationConfig,
+    release: Release,
+    order_for: OrderFor,
+    tmp_path: Path,
+) -> None:
+    """Or a release that is worse than it could come in when an image is added."""
+    plant = moved(plant_of(), tmp_path / "data")
+    plant.answer(order_for(config, release, kind=Kind.ADOPT), release)
+    runs = plant.store.deployed()
+    assert runs is not None
+    plant = more_images(plant, "dark", of="dark", first=50)
+    version = plant.store.version(runs.version)
+    wanted = judged_examples(plant.data(config))
+    assert version.judged != wanted
+    said = asked_again(plant, version, judged=wanted)
+    network = plant.model(version.number, config=config)
+    expected = plant._trainer(config, seed=0).predict(network, plant.data(config).validation)
+    assert said is not None
+    np.testing.assert_array_equal(said, expected.numpy())
+    assert asked_again(plant, version, judged="other examples") is None
+    plant = more_images(plant, "amber", of="dark")
+    wanted = judged_examples(plant.data(config))
+    assert asked_again(plant, version, judged=wanted) is None  # it knows no amber
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
