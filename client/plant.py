@@ -32,6 +32,7 @@ from client.device import choose_device, gpu_memory
 from client.earlier import asked_again, start_anew
 from client.exchange import assemble, cut_update, head_arrived, own_part
 from client.fitting import check_head, network_for, paired_of, predicted_of, read_by
+from client.layout import open_settings
 from client.methods import FEDERATED, Work, alone
 from client.origin import basis, judged_examples, seed_of
 from client.personal import EVIDENCE, PersonalStore, Version
@@ -91,7 +92,7 @@ class Plant:
         ConfigError
             If plant.toml is missing or wrong.
         """
-        return cls(folder=folder, settings=load_plant(folder / "plant.toml"))
+        return cls(folder=folder, settings=open_settings(folder))
 
     @classmethod
     def create(cls, folder: Path, settings: PlantConfig) -> Plant:

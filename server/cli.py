@@ -25,7 +25,7 @@ from common.tasks import KINDS
 from common.terminal import command_line, console, errors, run
 from common.token import Token
 from common.toml import validate
-from server.centre import CENTRE, Centre
+from server.centre import Centre
 from server.console import records
 from server.console.display import follow
 from server.console.listing import (
@@ -82,7 +82,7 @@ def init(
     }
     federation = validate(FederationConfig, {"name": name, "task": task}, name="federation.toml")
     centre = Centre.create(
-        folder, validate(CentreConfig, values, name=CENTRE), task=federation.task
+        folder, validate(CentreConfig, values, name="init"), task=federation.task
     )
     console().print(
         f"{folder} is the centre of {name}. Edit {centre.federation_toml}, then:\n"
@@ -376,7 +376,11 @@ def _stands(one: dict[str, Any]) -> str:
 
 def _next_port(address: str) -> str:
     host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + 1}" if port.isdecimal() else address
+    if not (host and port.isdecimal()):
+        raise ConfigError(
+            f"--address must be host:port, such as centre.example:8443, got {address!r}"
+        )
+    return f"{host}:{int(port) + 1}"
 
 
 def _duration(text: str) -> timedelta:

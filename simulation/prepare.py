@@ -89,7 +89,7 @@ def find_plants(
         raise DataError(f"--data must hold {kind.layout}, got none in {root}")
     missing = sorted(set(wanted) - set(found))
     if missing:
-        raise DataError(f"plants must be among {sorted(found)}, got {missing}; see {root}")
+        raise DataError(f"--plants must be among {', '.join(found)}, got {', '.join(missing)}")
     return {name: found[name] for name in wanted or found}
 
 

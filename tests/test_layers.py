@@ -217,7 +217,7 @@ def test_messages_name_extras_that_there_are() -> None:
         extra: path.relative_to(ROOT).as_posix()
         for layer in LAYERS
         for path in (ROOT / layer).rglob("*.py")
-        for extra in re.findall(r"transferline\[(\w+)\]", path.read_text(encoding="utf-8"))
+        for extra in re.findall(r"'\.\[(\w+)\]'", path.read_text(encoding="utf-8"))
     }
     assert "tables" in named
     assert not {extra: path for extra, path in named.items() if extra not in there}

@@ -159,7 +159,7 @@ def test_no_such_folder_and_no_plants(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="<plant>/<class>/"):
         run(replace(plan, data=tmp_path / "empty"), watch=quiet)
-    with pytest.raises(DataError, match="plants must be among"):
+    with pytest.raises(DataError, match="--plants must be among"):
         run(replace(plan, plants=("plant-9",)), watch=quiet)
 
 
