@@ -1,4 +1,4 @@
-"""What federation gives real plants: the tables of docs/results.md, cell by cell.
+"""What federation gives real plants: the tables of docs/results/images.md, cell by cell.
 
 A cell is (case, method, seed). Its result is one file in ``--out``; a cell whose file is there is
 not run again, so the benchmark continues where it stopped. Run folders of methods are deleted once
@@ -330,7 +330,15 @@ def joining_path(out: Path, plant: str, seed: int) -> Path:
 
 def tables(out: Path) -> str:
     """Every table that has a cell; what was not run is named."""
-    return "\n".join([*(_table(name, out) for name in CASES), _joining_table(out)])
+    there = [name for name in CASES if (out / "cells" / name).is_dir()]
+    missing = "; ".join(case.title for name, case in CASES.items() if name not in there)
+    return "\n".join(
+        [
+            *(_table(name, out) for name in there),
+            f"Not run: {missing or 'nothing'}.\n",
+            _joining_table(out),
+        ]
+    )
 
 
 def _table(name: str, out: Path) -> str:

@@ -1,11 +1,11 @@
-"""What federation gives other data than images: the tables of docs/results.md, cell by cell.
+"""What federation gives other data than images: the tables of docs/results/, cell by cell.
 
 A thin driver: each kind of data is a module of `benchmarks.tasks`, which says what its cells are
 and how their tables look. A cell's result is one JSON file in ``OUT/TASK``; a cell whose file is
 there is not run again, so the benchmark continues where it stopped.
 
     python benchmarks/real_tasks.py --task tables --quick    # every cell, capped
-    python benchmarks/real_tasks.py --task tables            # as in docs/results.md
+    python benchmarks/real_tasks.py --task tables            # as in docs/results/
     python benchmarks/real_tasks.py --task tables --tables   # what is there, as Markdown
 """
 

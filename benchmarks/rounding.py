@@ -5,7 +5,7 @@ last round in their outboxes. They are summed again as fixed point of so many bi
 would; each plant then fits its head on that release as it did on the run's own, and test images are
 judged. Nothing is trained in between, so a difference is the rounding's alone.
 
-    python benchmarks/rounding.py --bits 8,16,20,24,28    # after secure_sums.py; docs/results.md
+    python benchmarks/rounding.py --bits 8,16,20,24,28    # after secure_sums.py
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Runs of the same seed over the same images, that differ in one thing each:
 A secure run must have the releases of the fixed point without masks bit for bit, so scores cannot
 differ. From the run in the clear it differs by rounding, and then by what training makes of it.
 
-    python benchmarks/secure_sums.py --rounds 2 --steps 8 --tests 50    # as in docs/results.md
+    python benchmarks/secure_sums.py --rounds 2 --steps 8 --tests 50   # docs/results/secure-sums.md
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ CASES = {
 
 
 def config(case: Case, *, given: argparse.Namespace) -> FederationConfig:
-    """Return the settings of docs/results.md, with fewer rounds and no fine-tuning at the end."""
+    """Return the settings of six-20, with fewer rounds and no fine-tuning at the end."""
     weights = moved(given.out) if case.moved else WEIGHTS
     return FederationConfig.model_validate(
         {

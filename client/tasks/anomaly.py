@@ -14,9 +14,10 @@ independent; they are not, and the true error is the smaller one where a strange
 both forms.
 
 Made-up defects choose between states of one training, and no more: on real plants their word on a
-release had nothing to do with what real defects said (docs/results.md). So a plant adopts a release
-only where its own defective parts judge, ``anomaly.validation_defects`` of them; without, it keeps
-what it has, and its engineer may still put a release in place (``transferline-plant personal``).
+release had nothing to do with what real defects said (docs/results/anomaly.md). So a plant adopts a
+release only where its own defective parts judge, ``anomaly.validation_defects`` of them; without,
+it keeps what it has, and its engineer may still put a release in place (``transferline-plant
+personal``).
 """
 
 from __future__ import annotations
