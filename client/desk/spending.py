@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -97,10 +97,12 @@ class Spending:
     def spent(self, unit: str, *, delta: float) -> Epsilon:
         """Return what one unit has paid.
 
-        A bound for all that a plant has holds for each of its images too, so for *record* every
-        charge counts; for *plant* those with that unit.
+        What hides all that a plant has hides each of its images too, so for *record* every charge
+        counts; for *plant* those with that unit. One image more or less may turn a contribution of
+        the clip's length into its opposite, twice as far as from no contribution at all: so for
+        *record* a charge for the plant counts with half its noise.
         """
-        return epsilon(_costs(self.charges(), unit), delta=delta)
+        return epsilon(_costs(_paid(self.charges()), unit), delta=delta)
 
     def summary(self, *, delta: float) -> list[Spent]:
         """Return what each unit has paid that a round was held for."""
@@ -110,7 +112,7 @@ class Spending:
                 unit=unit,
                 rounds=sum(charge.unit == unit for charge in charges),
                 delta=delta,
-                epsilon=epsilon(_costs(charges, unit), delta=delta),
+                epsilon=epsilon(_costs(_paid(charges), unit), delta=delta),
             )
             for unit in UNITS
             if any(charge.unit == unit for charge in charges)
@@ -167,30 +169,41 @@ def _objection(charges: list[Charge], order: Order, policy: PolicySection) -> st
     budget, delta = policy.privacy_budget, policy.privacy_delta
     if budget is None:
         return ""
-    unit, cost = order.config.privacy.unit, _cost(order, policy)
+    cost = _cost(order, policy)
     if cost is None:
         return (
             f"privacy.unit must be record or plant at a plant with a privacy budget (epsilon "
             f"{budget:g}), got none"
         )
-    costs = _costs(charges, unit)
-    after = epsilon([*costs, cost], delta=delta).value
-    if after <= budget:
-        return ""
-    before = epsilon(costs, delta=delta).value
-    return (
-        f"privacy spent must be at most epsilon {budget:g} at delta {delta:g} (unit {unit}), got "
-        f"{before:.3g} before and {after:.3g} with this round; raise privacy.noise_multiplier or "
-        "go on without this plant"
-    )
+    unit, paid = order.config.privacy.unit, _paid(charges)
+    # A round for the whole plant adds to what its images have paid, if there were rounds for them.
+    for counted in {unit, *(("record",) if any(of == "record" for of, _ in paid) else ())}:
+        after = epsilon(_costs([*paid, (unit, cost)], counted), delta=delta).value
+        if after > budget:
+            before = epsilon(_costs(paid, counted), delta=delta).value
+            return (
+                f"privacy spent must be at most epsilon {budget:g} at delta {delta:g} (unit "
+                f"{counted}), got {before:.3g} before and {after:.3g} with this round; raise "
+                "privacy.noise_multiplier or go on without this plant"
+            )
+    return ""
 
 
 def _cost(order: Order, policy: PolicySection) -> Cost | None:
     return cost_of(order.config, contributions=policy.contributions_per_release)
 
 
-def _costs(charges: list[Charge], unit: str) -> list[Cost]:
-    return [charge.cost for charge in charges if unit == "record" or charge.unit == unit]
+def _paid(charges: list[Charge]) -> list[tuple[str, Cost]]:
+    return [(charge.unit, charge.cost) for charge in charges]
+
+
+def _costs(paid: list[tuple[str, Cost]], unit: str) -> list[Cost]:
+    """Return what counts for a unit; see `Spending.spent`."""
+    own = [cost for of, cost in paid if of == unit]
+    if unit != "record":
+        return own
+    plant = [cost for of, cost in paid if of == "plant"]
+    return own + [replace(cost, noise_multiplier=cost.noise_multiplier / 2) for cost in plant]
 
 
 def _read(database: sqlite3.Connection) -> list[Charge]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -105,16 +107,37 @@ def test_a_budget_refuses_rounds_without_noise(
     assert Spending(tmp_path).charges() == []
 
 
-def test_a_bound_for_the_plant_counts_for_its_images_too(
+def test_noise_for_the_plant_counts_by_half_for_its_images(
     tmp_path: Path, order_of: Callable[..., Order]
 ) -> None:
+    """One image may turn a contribution into its opposite: twice the clip apart."""
     spending = Spending(tmp_path)
     spending.charge(order_of(1, unit="plant", noise=3.0), FREE)
     plant = spending.spent("plant", delta=1e-5)
-    assert spending.spent("record", delta=1e-5) == plant
+    assert plant == epsilon([Cost(noise_multiplier=3.0)], delta=1e-5)
+    record = spending.spent("record", delta=1e-5).value
+    assert record == epsilon([Cost(noise_multiplier=1.5)], delta=1e-5).value
+    # In closed form (Balle and Wang 2018) of two contributions of the clip's length, and opposite.
+    apart = 2 / 3.0
+    normal = NormalDist().cdf
+    exact = normal(apart / 2 - record / apart) - math.exp(record) * normal(
+        -apart / 2 - record / apart
+    )
+    assert exact == pytest.approx(1e-5, rel=0.02)
     spending.charge(order_of(2), FREE)
     assert spending.spent("plant", delta=1e-5) == plant
-    assert spending.spent("record", delta=1e-5).value > plant.value
+    assert spending.spent("record", delta=1e-5).value > record
+
+
+def test_rounds_for_the_plant_are_counted_against_what_its_images_may_pay(
+    tmp_path: Path, order_of: Callable[..., Order]
+) -> None:
+    spending = Spending(tmp_path)
+    policy = PolicySection(privacy_budget=1.01 * one_round(order_of(1)))
+    whole = order_of(2, unit="plant", noise=2.0)
+    assert spending.objection(whole, policy) == ""
+    spending.charge(order_of(1), policy)
+    assert "(unit record)" in spending.objection(whole, policy)
 
 
 def test_adoption_sends_nothing_and_costs_nothing(
