@@ -2,10 +2,10 @@
 
 Seal first, then the terms of a secure sum (`client.desk.sums`), then the outbox (an order that was
 answered gets the same bytes, at any hour; under fresh masks, if it is summed again), then the
-ledger (an order from before the newest answered one of its run is a replay), then the policy, then
-the worker, then the masks. Everything answered is on record before it is sent. One order is worked
-on at a time; who asks for the same meanwhile waits for the same answer, and nobody has to wait for
-it to be worked out.
+ledger (an order from before the newest answered one of its run is a replay, and so is an answered
+one of a run before the newest), then the policy, then the worker, then the masks. Everything
+answered is on record before it is sent. One order is worked on at a time; who asks for the same
+meanwhile waits for the same answer, and nobody has to wait for it to be worked out.
 
 Covered: replays, also after a restart; orders outside the policy; training that hangs or dies; an
 order that the centre has given up for a later one. Not covered: a link that withholds orders or
@@ -256,6 +256,12 @@ class Desk:
             raise UpdateError(
                 f"round {order.round} of run {order.run} was answered for another order; a round "
                 "is answered once"
+            )
+        # Of the newest run the kept answer may have been lost, and is worked out again.
+        if known is not None and order.run != self._ledger.newest_run():
+            raise PolicyError(
+                f"run must be the newest at this plant for a round that was answered, got "
+                f"{order.run}, which is over here"
             )
 
     def _situation(self, received: int) -> Situation:

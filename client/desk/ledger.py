@@ -259,6 +259,15 @@ class Ledger:
             ).fetchone()
         return None if newest is None else int(newest)
 
+    def newest_run(self) -> str | None:
+        """Return the run that was first answered with work last; None before any."""
+        with self.open() as database:
+            found = database.execute(
+                "SELECT run FROM answers WHERE outcome <> 'declined' "
+                "GROUP BY run ORDER BY min(number) DESC LIMIT 1"
+            ).fetchone()
+        return None if found is None else str(found[0])
+
     def digest_of(self, run: str, round: int, *, kind: str) -> str | None:  # noqa: A002
         """Return the order that was answered with work for a round; None if none was."""
         with self.open() as database:

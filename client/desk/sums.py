@@ -68,12 +68,14 @@ class Seat:
     Attributes
     ----------
     until : monotonic seconds at which it is erased.
+    timer : erases it then, also if nobody calls.
     shared : the set-up that was answered, and the answer.
     masked : the terms that an update was masked for, and what was sent.
     """
 
     session: Session
     until: float
+    timer: threading.Timer
     shared: tuple[Setup, str] | None = None
     masked: tuple[str, Reply] | None = None
 
@@ -145,10 +147,8 @@ class Sums:
                     record=self.record,
                     now=self.now,
                 )
-                seat = Seat(session=session, until=self.clock() + min(life, LONGEST))
                 self._make_room(sid)
-                self._seats[sid] = seat
-                self._erase_later(min(life, LONGEST))
+                seat = self._seats[sid] = self._seat(session, life=min(life, LONGEST))
             return seat.session.advert
 
     def examine(self, order: Order, beside: str) -> None:
@@ -300,19 +300,22 @@ class Sums:
                 log.info("secure sum: session of round %d is over, its keys are erased", sid.round)
                 self._drop(sid)
 
-    def _erase_later(self, seconds: float) -> None:
-        """See to it that a session is erased in time, also if nobody calls."""
+    def _seat(self, session: Session, *, life: float) -> Seat:
+        """Seat a session for so many seconds, after which it is erased."""
 
         def erase() -> None:
             with self._lock:
                 self._forget()
 
-        timer = threading.Timer(seconds + 1.0, erase)
+        timer = threading.Timer(life + 1.0, erase)
         timer.daemon = True
         timer.start()
+        return Seat(session=session, until=self.clock() + life, timer=timer)
 
     def _drop(self, sid: SessionId) -> None:
-        self._seats.pop(sid).session.close()
+        seat = self._seats.pop(sid)
+        seat.timer.cancel()
+        seat.session.close()
 
 
 def _told(error: TransferlineError) -> str:

@@ -264,6 +264,21 @@ def test_an_order_of_before_is_refused_after_a_restart(
     assert restarted.worker.starts == 0
 
 
+def test_an_answered_order_of_an_old_run_is_no_work_again(
+    line: Callable[..., Line], order: Order, release: Release
+) -> None:
+    """Nor a charge: the outbox has forgotten it, and whoever has the sealed order may replay it."""
+    at = line(running=True)
+    orders = [replace(order, run=run, kind=Kind.ADOPT) for run in ("a", "b")]
+    assert [at.ask(one, release).outcome for one in orders] == [Outcome.DONE] * 2
+    for path in (at.plant.folder / "outbox").iterdir():
+        path.unlink()
+    old, newest = (at.ask(one, release) for one in orders)
+    assert old.outcome is Outcome.DECLINED
+    assert old.reason.startswith("run must be the newest at this plant")
+    assert newest.outcome is Outcome.DONE
+
+
 def test_the_policy_is_told_in_words_and_other_refusals_are_not(
     line: Callable[..., Line],
     order: Order,

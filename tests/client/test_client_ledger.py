@@ -91,6 +91,17 @@ def test_what_tells_a_replay(ledger: Ledger) -> None:
     assert ledger.digest_of("r", 4, kind="train") is None  # failed: it may be asked again
 
 
+def test_the_newest_run_is_the_one_that_was_begun_last(ledger: Ledger) -> None:
+    assert ledger.newest_run() is None
+    for run in ("a", "b"):
+        ledger.add(answer(run=run))
+    # Whoever replays an old run makes it no newer, nor does an order that was refused.
+    ledger.add(answer(run="a", repeated=True))
+    ledger.add(answer(run="a", round=2, outcome="failed"))
+    ledger.add(answer(run="c", outcome="declined"))
+    assert ledger.newest_run() == "b"
+
+
 def test_facts_are_those_of_now(ledger: Ledger) -> None:
     ledger.note({"work": {"round": 1}, "queue": 0}, at=NOW)
     ledger.add(answer(), facts={"work": None, "data": {"train": 9}})

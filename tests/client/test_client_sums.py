@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -220,6 +222,17 @@ def test_a_session_that_is_over_is_erased(table: Callable[..., Table]) -> None:
     found.clock = 3601.0
     with pytest.raises(AggregationError, match="session is over"):
         found.sums["ash"].examine(order, beside)
+
+
+def test_no_thread_waits_for_a_session_that_is_gone(table: Callable[..., Table]) -> None:
+    found, before = table(), threading.active_count()
+    for number in range(1, 31):
+        assert found.sums["ash"].call(Call(hello=replace(SID, round=number), life=9999.0)).advert
+    found.sums["ash"].close()
+    end = time.monotonic() + 10
+    while threading.active_count() > before:  # cancelled ones end at once, but not at this moment
+        assert time.monotonic() < end, threading.enumerate()
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("secure", [True, False])
