@@ -69,6 +69,8 @@ class Version:
     meaning : what its inputs and outputs stand for, JSON (`client.tasks.meaning`).
     content : SHA-256 of the tensors' file; like ``config`` and ``meaning`` "" where an older
         program wrote it.
+    unit : of a round, whom the noise hid in it (`common.config.PrivacyConfig.unit`); "" of a whole
+        model, and where an older program wrote it.
     """
 
     number: int
@@ -81,6 +83,7 @@ class Version:
     config: str = ""
     meaning: str = ""
     content: str = ""
+    unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +127,7 @@ class PersonalStore:
 
         Parameters
         ----------
-        made : ``meaning`` and, of a whole model, ``judged`` and ``config``.
+        made : ``meaning`` and, of a whole model, ``judged`` and ``config``; of a round ``unit``.
 
         Raises
         ------
@@ -184,11 +187,16 @@ class PersonalStore:
         run: str,
         round: int,  # noqa: A002  the domain's word
         meaning: str,
+        unit: str | None = None,
     ) -> Version | None:
         """Return the personal part with which a round starts: that of the last round before it.
 
         One that is damaged is passed over, with a warning: each round makes a new one. So is one
         of another meaning: a head goes on for the classes that it was made for, and no others.
+
+        Parameters
+        ----------
+        unit : only of rounds in which noise hid this; None for all.
         """
         past = [v for v in self.versions() if v.kind == ROUND and v.run == run and v.round < round]
         fits = [version for version in past if version.meaning == meaning]
@@ -197,6 +205,7 @@ class PersonalStore:
                 "the data's classes, columns or scales are others than in the rounds before; a new "
                 "personal part is begun"
             )
+        fits = [version for version in fits if unit in (None, version.unit)]
         for version in sorted(fits, key=lambda v: (v.round, v.number), reverse=True):
             try:
                 self.load(version)

@@ -15,8 +15,7 @@ trained again to the same bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor
 from client import adoption
 from client.clock import Clock
 from client.desk.outbox import Outbox
+from client.desk.policy import hides
 from client.desk.spending import Spending
 from client.device import choose_device, gpu_memory
 from client.earlier import asked_again, start_anew
@@ -128,11 +128,13 @@ class Plant:
             if (kept := self.outbox.find(order)) is not None:
                 return kept
             work_out = self._train if order.kind is Kind.TRAIN else self._adopt
+            policy = load_plant(self.folder / "plant.toml").policy
             if order.kind is Kind.TRAIN:
-                policy = load_plant(self.folder / "plant.toml").policy
                 self.spending.charge(order, policy)
             with gpu_memory():
                 reply = work_out(order, release)
+            if hides(order.config, policy):
+                reply = self._hidden(reply)
             if order.kind is Kind.TRAIN:
                 self.spending.sending(order)
             self.outbox.put(order, reply)
@@ -202,8 +204,15 @@ class Plant:
         with clock("alone"):
             if (local := self._local(release, config)) is not None:
                 scores["local"] = dict(local.scores)
-        meaning = self.data(config).text
-        before = self.store.before(run=order.run, round=order.round, meaning=meaning)
+        meaning, unit = self.data(config).text, config.privacy.unit
+        # Private steps go on from private steps alone: a head, or a rest of an update, that was
+        # made without their noise would carry every image into what is sent.
+        before = self.store.before(
+            run=order.run,
+            round=order.round,
+            meaning=meaning,
+            unit=unit if unit == "record" else None,
+        )
         work = self._work(release, config, moment=order.round, personal=before)
         left = work.extra.pop(LEFT, None)
         with clock("evaluate"):
@@ -229,6 +238,7 @@ class Plant:
             basis=order.release,
             scores=scores["trained"],
             meaning=meaning,
+            unit=unit,
         )
         self._note(work.trainer, seconds=clock.seconds["train"])
         return self._reply(
@@ -236,18 +246,15 @@ class Plant:
             payload=sent.payload,
             schema=update.schema.digest,
             weight=update.weight,
-            **self._told(order, scores=scores, seconds=clock.seconds),
+            scores=scores,
+            seconds=clock.seconds,
         )
 
-    def _told(self, order: Order, **said: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what goes beside an update: nothing of it where noise hides something.
-
-        Scores, durations and verdicts follow from the images as the update does, and have no noise.
-        """
-        if order.config.private:
-            self.facts |= said
-            return {}
-        return said
+    def _hidden(self, reply: Reply) -> Reply:
+        """Keep scores, durations and verdicts here; return the reply without them."""
+        said = {"scores": reply.scores, "seconds": reply.seconds, "notes": reply.notes}
+        self.facts |= {name: found for name, found in said.items() if found}
+        return replace(reply, scores={}, seconds={}, notes={})
 
     def _local(self, release: Release, config: FederationConfig) -> Version | None:
         """Return the model that the federation must not worsen.
@@ -288,8 +295,7 @@ class Plant:
         scores["tuned"] = dict(candidate.scores)
         scores["deployed"] = dict(self.store.version(now.version).scores)
         notes = {"adopted": now.version == candidate.number, **asdict(now)}
-        said = self._told(order, scores=scores, seconds=clock.seconds, notes=notes)
-        return self._reply(order, **said)
+        return self._reply(order, scores=scores, seconds=clock.seconds, notes=notes)
 
     def _tune(self, order: Order, release: Release, work: Work) -> Version:
         """Make a candidate from the release; one made before the process was killed will do."""

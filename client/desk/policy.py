@@ -24,6 +24,8 @@ GIGABYTE = 1e9
 MEGABYTE = 1e6
 SECURE = "secure-aggregation"  #: the protection that demands sums under masks
 
+PRIVACY = {"record-privacy", "plant-privacy"}  #: the protections that demand noise
+
 #: What an order can ask for under ``protection``, and whether it does.
 PROTECTION: dict[str, Callable[[FederationConfig], bool]] = {
     "validate": lambda config: True,  # always on: nothing that is not finite leaves the plant
@@ -49,6 +51,17 @@ class Situation:
     rounds: int
     disk: int
     needed: int
+
+
+def hides(config: FederationConfig, policy: PolicySection) -> bool:
+    """Whether scores, durations and verdicts stay at the plant.
+
+    They follow from the images as an update does, and have no noise. So it is enough that the plant
+    asks for privacy: an order to adopt has no noise either, and may come as often as the centre
+    likes.
+    """
+    demanded = PRIVACY & set(policy.protection)
+    return config.private or policy.privacy_budget is not None or bool(demanded)
 
 
 def allow(order: Order, policy: PolicySection, *, situation: Situation) -> None:

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from prometheus_client import generate_latest
 
-from client import metrics
+from client import dpsgd, metrics
+from client import plant as plants
 from client.console.preview import preview
 from client.desk.outbox import Outbox
 from client.desk.spending import Spending
 from client.methods import FEDERATED
 from client.plant import Plant
 from client.training import Trainer
-from common.backbone import Part, build, parts
-from common.config import FederationConfig
+from common.backbone import Network, Part, build, parts
+from common.config import FederationConfig, PolicySection
 from common.config.privacy import objection
 from common.errors import TrainingError
 from common.files import write_atomic
@@ -76,6 +77,27 @@ def test_nothing_beside_the_update_tells_of_the_images(
     assert not shown.open
     assert shown.beside["scores"] == "nothing: they stay at the plant"
     assert shown.protection[0].startswith("privacy (noise multiplier 2, clip 1)")
+
+
+@pytest.mark.parametrize(
+    "asked", [{"privacy_budget": 1.0}, {"protection": ("record-privacy",)}], ids=str
+)
+def test_a_plant_that_asks_for_privacy_tells_nothing_whatever_the_order_says(
+    asked: dict[str, Any],
+    plant_of: PlantOf,
+    small_config: FederationConfig,
+    release_of: Callable[..., Release],
+    order_for: Callable[..., Order],
+) -> None:
+    release = release_of(small_config)
+    plant = plant_of("ash", policy=PolicySection(**asked))
+    reply = plant.answer(order_for(small_config, release, kind=Kind.ADOPT), release)
+    assert reply.outcome is Outcome.DONE
+    assert (reply.scores, reply.seconds, reply.notes) == ({}, {}, {})
+    # It adopts all the same, and sees the scores itself.
+    assert plant.store.deployed() is not None
+    assert plant.facts["scores"]["tuned"]["balanced_accuracy"] >= 0
+    assert plant.facts["notes"]["why"]
 
 
 def test_frozen_statistics_get_no_noise(
@@ -136,6 +158,51 @@ def test_no_step_of_what_is_sent_is_without_noise(
     assert update_of(reply).any()
     # Ditto's personal model is trained without noise, and stays.
     assert trained == ([True] if method == "ditto" else [])
+
+
+@pytest.mark.parametrize("unit", ["none", "plant"])
+def test_private_steps_go_on_from_private_steps_alone(
+    unit: str,
+    plant_of: PlantOf,
+    config_of: Callable[..., FederationConfig],
+    changed: Change,
+    release_of: Callable[..., Release],
+    order_for: Callable[..., Order],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within a run the centre may order another unit: then the head begins at zero again."""
+    heads: list[float] = []
+    lefts: list[bool] = []
+    fit, shield = dpsgd.fit, plants.protect
+
+    def watched(trainer: Trainer, network: Network, *args: Any, **options: Any) -> None:
+        heads.append(max(float(p.detach().abs().max()) for p in network.head.parameters()))
+        fit(trainer, network, *args, **options)
+
+    def seen(*args: Any, left: Any, **options: Any) -> Any:
+        lefts.append(left is not None)
+        return shield(*args, left=left, **options)
+
+    monkeypatch.setattr(dpsgd, "fit", watched)
+    monkeypatch.setattr(plants, "protect", seen)
+    plant, release = plant_of("ash"), release_of(config_of("record"))
+    for number, of in enumerate((unit, "record", "record", unit, "record"), start=1):
+        form = {"form": "top_k", "error_feedback": of != "plant"}
+        config = changed(config_of(of), update=form)
+        reply = plant.answer(order_for(config, release, round=number), release)
+        assert reply.outcome is Outcome.DONE, reply.reason
+    # The first private round is as a plant's first; later ones go on from those before.
+    assert [head > 0 for head in heads] == [False, True, True]
+    assert lefts[1:3] == [False, True]
+    assert [one.unit for one in plant.store.versions()] == [
+        unit,
+        "record",
+        "record",
+        unit,
+        "record",
+    ]
+    # The last one went on from the private part of round 3, not from that of round 4.
+    assert lefts[4]
 
 
 def test_every_method_is_private_or_refused(config_of: Callable[..., FederationConfig]) -> None:
