@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.desk.contributions import Contributions
 from client.desk.ledger import Ledger
+from client.desk.spending import Spending
 from client.desk.sums import Sums, limits_of
 from common.config import load_plant
 from common.errors import AggregationError, PolicyError, TransferlineError
@@ -140,6 +141,7 @@ def _sums(folder: Path, signer: Signer, *, trust: Trust, accepted: frozenset[str
         federation=read_certificate(signer.certificate).federation,
         papers=lambda: (signer, trust),
         limits=lambda: limits_of(policy, accepted=accepted, own=signer.fingerprint),
-        record=Contributions(ledger=ledger, most=lambda: policy.contributions_per_release),
+        record=Contributions(ledger=ledger),
+        charged=Spending(folder).contributions,
         now=lambda: datetime.now(UTC),
     )

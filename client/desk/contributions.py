@@ -7,7 +7,6 @@ moment never takes part in a session twice, and never sends an update of one rel
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.desk.ledger import Ledger
@@ -17,15 +16,9 @@ from common.secagg.transcript import SessionId
 
 @dataclass(frozen=True, kw_only=True)
 class Contributions:
-    """The record of one plant (`common.secagg.limits.Record`).
-
-    Attributes
-    ----------
-    most : contributions that are allowed for one release, in force now.
-    """
+    """The record of one plant (`common.secagg.limits.Record`)."""
 
     ledger: Ledger
-    most: Callable[[], int]
 
     def begin(self, sid: SessionId) -> None:
         """Store that a session was begun.
@@ -62,7 +55,21 @@ class Contributions:
                 (*place, sid.round - 2),
             )
 
-    def contribute(self, release: str) -> None:
+    def check(self, release: str, *, most: int) -> None:
+        """See that one more update may go out for a release.
+
+        Raises
+        ------
+        AggregationError
+            If so many did already.
+        """
+        if self.sent(release) >= most:
+            raise AggregationError(
+                f"contributions for release {release[:12]} must be at most {most}, got one "
+                "more; policy.contributions_per_release in plant.toml"
+            )
+
+    def contribute(self, release: str, *, most: int) -> None:
         """Store that one more update goes out for a release.
 
         Raises
@@ -73,15 +80,9 @@ class Contributions:
             If it cannot be stored.
         """
         with self.ledger.writing() as database:
-            sent = self.sent(release)
-            if sent >= (most := self.most()):
-                raise AggregationError(
-                    f"contributions for release {release[:12]} must be at most {most}, got one "
-                    "more; policy.contributions_per_release in plant.toml"
-                )
-            database.execute(
-                "INSERT OR REPLACE INTO contributions VALUES (?, ?)", (release, sent + 1)
-            )
+            self.check(release, most=most)
+            row = (release, self.sent(release) + 1)
+            database.execute("INSERT OR REPLACE INTO contributions VALUES (?, ?)", row)
 
     def sent(self, release: str) -> int:
         """Return how often an update of a release was sent."""

@@ -20,6 +20,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from common.errors import (
     TransferlineError,
     UpdateError,
 )
-from common.orders import Order, Reply
+from common.orders import Order, Outcome, Reply
 from common.secagg.limits import Limits
 from common.wire.messages import pack_reply, pack_said, read_order, unpack_reply
 from common.wire.parts import Parts
@@ -93,13 +94,12 @@ class Desk:
             federation=identity.papers.certificate.federation,
             papers=lambda: (identity.papers.signer, identity.papers.trust),
             limits=self._limits,
-            record=Contributions(
-                ledger=ledger, most=lambda: self._settings.policy.contributions_per_release
-            ),
+            record=Contributions(ledger=ledger),
+            charged=Spending(folder).contributions,
             now=now,
             strangers=self._peers.wait,
         )
-        self._record = Record(plant=self._plant, ledger=ledger, sums=self._sums, now=now)
+        self._record = Record(plant=self._plant, ledger=ledger, now=now)
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -151,7 +151,6 @@ class Desk:
         del parts
         if reply is None:
             return None
-        reply = self._masked(order, beside, reply)
         return seal_reply(pack_reply(reply), reply, nonce=nonce, signer=papers.signer)
 
     def call(self, parts: Parts) -> Parts:
@@ -210,9 +209,12 @@ class Desk:
         while not job.done.wait(LOOK):
             if not listening():
                 return None
-        if job.reply is None:
+        if job.reply is None or job.sent is None:
             raise ClosedError("the daemon is being stopped; hand the order in again")
-        return job.reply
+        if job.beside == beside:
+            return job.sent
+        # It was asked for again, for another sum: the same update under other masks.
+        return self._record.put(job, self._masked(order, beside, job.reply), repeated=True)
 
     def _at_once(self, job: Job) -> Reply | None:
         """Return an answer that takes no work, on record; None if the order is to be worked out."""
@@ -221,7 +223,8 @@ class Desk:
             self._sums.examine(order, job.beside)
             if (kept := self._kept(order)) is not None:
                 known = self._ledger.digest_of(order.run, order.round, kind=str(order.kind))
-                return self._record.put(job, kept, repeated=known is not None)
+                sent = self._masked(order, job.beside, kept)
+                return self._record.put(job, sent, repeated=known is not None)
             self._settings = load_plant(self._folder / "plant.toml")
             self._check(order, job.digest)
             allow(order, self._settings.policy, situation=self._situation(job.received))
@@ -314,9 +317,12 @@ class Desk:
             job.parts = None
             with self._lock:
                 self._current = None
-        reply = self._record.put(job, reply, facts={**facts, **self._state(None)})
+        sent = self._masked(job.order, job.beside, reply)
+        if reply.outcome is Outcome.DONE and sent.outcome is not Outcome.DONE:
+            sent = replace(sent, outcome=Outcome.FAILED)  # it was trained, and counts for the day
+        sent = self._record.put(job, sent, facts={**facts, **self._state(None)})
         with self._lock:
-            job.reply = reply
+            job.reply, job.sent = reply, sent
             del self._jobs[job.digest]
         job.done.set()
 

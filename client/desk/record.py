@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import Any
 
 from client.desk.ledger import Answer, Ledger
-from client.desk.sums import Sums
 from client.desk.worker import StoppedError
 from common.errors import AggregationError, PolicyError, StateError, TransferlineError, UpdateError
 from common.orders import Order, Outcome, Reply
@@ -35,6 +34,8 @@ class Job:
     arrived : seconds on the monotonic clock.
     seconds : that it may take from there on.
     why : reason for which it is not to be worked out any more.
+    reply : its answer, an update in the clear.
+    sent : what goes out, the update under the masks of ``beside``.
     """
 
     order: Order
@@ -46,6 +47,7 @@ class Job:
     seconds: float
     why: str = ""
     reply: Reply | None = None
+    sent: Reply | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -57,12 +59,9 @@ class Record:
     now : local time, aware.
     """
 
-    def __init__(
-        self, *, plant: str, ledger: Ledger, sums: Sums, now: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, *, plant: str, ledger: Ledger, now: Callable[[], datetime]) -> None:
         self._plant = plant
-        self._ledger, self._sums = ledger, sums
-        self._now = now
+        self._ledger, self._now = ledger, now
 
     def put(
         self,
@@ -72,11 +71,14 @@ class Record:
         repeated: bool = False,
         facts: dict[str, Any] | None = None,
     ) -> Reply:
-        """Put an answer on record and in the log; one that cannot be recorded is not given."""
-        order, hidden = job.order, bool(job.beside) and reply.payload is not None
-        # Under masks the weight leaves the plant unseen.
-        head = (replace(reply, weight=0) if hidden else reply).head()
-        size = self._sums.size(job.beside) if hidden else len(reply.payload or b"")
+        """Put an answer on record and in the log; one that cannot be recorded is not given.
+
+        Parameters
+        ----------
+        reply : as it leaves the plant, under masks if it does so.
+        repeated : it was given before, and nothing was trained for it.
+        """
+        order = job.order
         entry = Answer(
             at=self._now(),
             run=order.run,
@@ -84,12 +86,12 @@ class Record:
             kind=str(order.kind),
             release=order.release,
             digest=job.digest,
-            repeated=repeated,
+            repeated=repeated and reply.outcome is Outcome.DONE,
             outcome=str(reply.outcome),
             reason=reply.reason,
-            head=head,
+            head=replace(reply, beside="").head(),
             received=job.received,
-            sent=len(head) + size,
+            sent=len(reply.head()) + len(reply.payload or b""),
             seconds=round(time.monotonic() - job.arrived, 3),
         )
         try:

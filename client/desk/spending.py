@@ -29,7 +29,8 @@ _TABLE = """
 CREATE TABLE IF NOT EXISTS charges (
     number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL,
     run TEXT NOT NULL, round INTEGER NOT NULL, digest TEXT NOT NULL,
-    unit TEXT NOT NULL, cost TEXT NOT NULL, sent INTEGER NOT NULL
+    unit TEXT NOT NULL, cost TEXT NOT NULL, sent INTEGER NOT NULL,
+    contributions INTEGER NOT NULL DEFAULT 1
 )
 """
 
@@ -140,7 +141,7 @@ class Spending:
         self._ledger.prepare()
         with self._ledger.open() as database, database:
             database.execute("BEGIN IMMEDIATE")
-            database.execute(_TABLE)
+            _prepare(database)
             digest = order_digest(order)
             if database.execute(
                 "SELECT 1 FROM charges WHERE digest = ? AND NOT sent", (digest,)
@@ -151,10 +152,26 @@ class Spending:
             assert cost is not None, "a budget refuses orders without noise"
             row = (_now(), order.run, order.round, digest, order.config.privacy.unit)
             database.execute(
-                "INSERT INTO charges (at, run, round, digest, unit, cost, sent) "
-                "VALUES (?, ?, ?, ?, ?, ?, 0)",
-                (*row, cost.to_json()),
+                "INSERT INTO charges (at, run, round, digest, unit, cost, sent, contributions) "
+                "VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
+                (*row, cost.to_json(), policy.contributions_per_release),
             )
+
+    def contributions(self, order: Order) -> int | None:
+        """Return into how many sums an order's update may go for what was charged.
+
+        None where the charge does not go by it, or there is none yet. A limit that is raised later
+        does not hold for an update that is kept: the charge counted on the noise of a sum.
+        """
+        if order.config.privacy.unit != "plant":
+            return None
+        with self._ledger.open() as database, database:
+            _prepare(database)
+            found = database.execute(
+                "SELECT contributions FROM charges WHERE digest = ? ORDER BY number DESC LIMIT 1",
+                (order_digest(order),),
+            ).fetchone()
+        return None if found is None else int(found[0])
 
     def sending(self, order: Order) -> None:
         """Note that an order's answer is about to be filed: asked once more, it costs once more."""
@@ -204,6 +221,15 @@ def _costs(paid: list[tuple[str, Cost]], unit: str) -> list[Cost]:
         return own
     plant = [cost for of, cost in paid if of == "plant"]
     return own + [replace(cost, noise_multiplier=cost.noise_multiplier / 2) for cost in plant]
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    """Make the table, or give one of an older program the column that it lacks."""
+    database.execute(_TABLE)
+    columns = database.execute("SELECT name FROM pragma_table_info('charges')").fetchall()
+    if ("contributions",) not in columns:
+        added = "ALTER TABLE charges ADD COLUMN contributions INTEGER NOT NULL DEFAULT 1"
+        database.execute(added)
 
 
 def _read(database: sqlite3.Connection) -> list[Charge]:

@@ -58,6 +58,7 @@ def limits_of(policy: PolicySection, *, accepted: frozenset[str], own: str) -> L
         bound=policy.sum_bound,
         bits=policy.sum_bits,
         max_weight=policy.sum_weight,
+        contributions=policy.contributions_per_release,
     )
 
 
@@ -91,6 +92,8 @@ class Sums:
     papers : its key and the CAs that it trusts, in force now.
     limits : what it demands of a sum, in force now.
     record : what it remembers over a restart.
+    charged : contributions of an order's update that the privacy ledger counted on; None where it
+        does not matter (`client.desk.spending`).
     strangers : told (fingerprint, name) of identities in a set-up that are not accepted.
     clock : monotonic seconds.
     """
@@ -101,6 +104,7 @@ class Sums:
     limits: Callable[[], Limits]
     record: Record
     now: Callable[[], datetime]
+    charged: Callable[[Order], int | None] = lambda order: None
     strangers: Callable[[str, str], None] = lambda fingerprint, name: None
     clock: Callable[[], float] = time.monotonic
     _seats: dict[SessionId, Seat] = field(default_factory=dict, repr=False)
@@ -212,12 +216,6 @@ class Sums:
             seat.masked = (terms.text, sent)
             return sent
 
-    def size(self, beside: str) -> int:
-        """Return how many bytes a masked update of these terms has."""
-        _, trust = self.papers()
-        terms = Terms.read(Beside.from_json(beside).terms, trust=trust, at=self.now())
-        return 8 * terms.encoding.words
-
     def close(self) -> None:
         """Erase every session."""
         with self._lock:
@@ -249,8 +247,11 @@ class Sums:
                 "over; it takes part in the next"
             )
         limits = self.limits()
-        fewest = max(limits.minimum_cohort, order.config.min_plants)
-        seat.session.limits = replace(limits, minimum_cohort=fewest)
+        seat.session.limits = replace(
+            limits,
+            minimum_cohort=max(limits.minimum_cohort, order.config.min_plants),
+            contributions=min(limits.contributions, self.charged(order) or limits.contributions),
+        )
         return seat, terms
 
     def _share(self, setup: Setup) -> str:

@@ -15,8 +15,12 @@ class Record(Protocol):
         """Store that a session was begun; AggregationError unless it is later than the last."""
         ...
 
-    def contribute(self, release: str) -> None:
-        """Store that one more vector goes out for a release; AggregationError if too many did."""
+    def check(self, release: str, *, most: int) -> None:
+        """Raise AggregationError if so many vectors went out for a release already."""
+        ...
+
+    def contribute(self, release: str, *, most: int) -> None:
+        """Store that one more vector goes out for a release; as `check` if too many did."""
         ...
 
 
@@ -29,6 +33,7 @@ class Limits:
     accepted : fingerprints of the identities that the plant engineer agreed to sum with, hex.
     minimum_cohort : fewest plants of a sum, itself included.
     bound, bits, max_weight : largest that an order's encoding may have.
+    contributions : most vectors that go out for one release.
     """
 
     accepted: frozenset[str]
@@ -36,3 +41,4 @@ class Limits:
     bound: float
     bits: int = 32
     max_weight: int = 1_000_000
+    contributions: int = 4

@@ -119,6 +119,7 @@ class Session:
             terms = Terms.read(order, trust=self._trust, at=self._now())
             self._check_terms(terms)
             self._open(terms, boxes, secrets)
+            self._record.check(terms.release, most=self.limits.contributions)
             return terms
 
     def mask(
@@ -150,7 +151,7 @@ class Session:
             packer = Packer(vector, weight=weight, encoding=terms.encoding)
             plus, minus = self._masks(terms, secrets)
             # Counted before anything is sent: what went out can be subtracted from what did before.
-            self._record.contribute(terms.release)
+            self._record.contribute(terms.release, most=self.limits.contributions)
             words = np.empty(terms.encoding.words, np.uint64)
             add_masks(words, plus=plus, minus=minus, fill=packer.fill, threads=threads)
             self._terms, self._received = terms, received

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import psutil
@@ -19,7 +19,7 @@ from client.desk.worker import Worker
 from client.identity import Identity
 from client.plant import Plant
 from common.config import FederationConfig, PolicySection
-from common.errors import IdentityError, UpdateError
+from common.errors import AggregationError, IdentityError, UpdateError
 from common.orders import Kind, Order, Outcome, Release, Reply
 from common.pki import Role
 from common.secagg.messages import Call
@@ -363,6 +363,25 @@ def test_an_order_to_sum_without_terms_is_declined_before_training(
     reply = at.ask(replace(order, config=config), release)
     assert (reply.outcome, reply.payload) == (Outcome.DECLINED, None)
     assert "terms of a secure sum" in reply.reason
+
+
+def test_what_cannot_be_masked_is_on_record_as_not_sent(
+    line: Callable[..., Line], order: Order, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Reply:
+        raise AggregationError("no keys for this sum are left here")
+
+    at = line(running=True)
+    monkeypatch.setattr(at.desk._sums, "mask", refuse)
+    day = now() - timedelta(days=1)
+    for outcome, rounds in ((Outcome.FAILED, 1), (Outcome.DECLINED, 1)):  # trained, then kept
+        reply = at.ask(order, release)
+        assert (reply.outcome, reply.payload) == (outcome, None)
+        entry = at.ledger.last()
+        assert entry is not None
+        assert (entry.outcome, "no keys" in entry.reason) == (outcome, True)
+        assert entry.sent == len(reply.head())
+        assert at.ledger.rounds_since(day) == rounds
 
 
 def test_a_plant_that_demands_sums_declines_an_order_in_the_clear(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from client.desk.ledger import Ledger
 from client.desk.spending import Spending
 from common.config import FederationConfig, PolicySection
 from common.errors import PolicyError
@@ -138,6 +139,19 @@ def test_rounds_for_the_plant_are_counted_against_what_its_images_may_pay(
     assert spending.objection(whole, policy) == ""
     spending.charge(order_of(1), policy)
     assert "(unit record)" in spending.objection(whole, policy)
+
+
+def test_a_ledger_of_before_is_read_as_charged_for_one_sum(
+    tmp_path: Path, order_of: Callable[..., Order]
+) -> None:
+    spending, order = Spending(tmp_path), order_of(1, unit="plant")
+    spending.charge(order, PolicySection(contributions_per_release=3))
+    assert spending.contributions(order) == 3
+    assert spending.contributions(order_of(2, unit="plant")) is None
+    with Ledger(tmp_path).writing() as database:
+        database.execute("ALTER TABLE charges DROP COLUMN contributions")
+    assert spending.contributions(order) == 1
+    assert len(spending.charges()) == 1
 
 
 def test_adoption_sends_nothing_and_costs_nothing(

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.desk.contributions import Contributions
 from client.desk.ledger import Ledger
 from client.desk.peers import ACCEPTED, WAITING, Peers
+from client.desk.spending import Spending
 from client.desk.sums import Sums, limits_of
 from common.config import FederationConfig, PolicySection
 from common.errors import AggregationError, ConfigError, IdentityError, PolicyError
@@ -102,7 +103,8 @@ class Table:
             federation="acme",
             papers=lambda: (signer, self.centre.trust),
             limits=lambda: limits_of(self.policy, accepted=self.accepted, own=signer.fingerprint),
-            record=Contributions(ledger=ledger, most=lambda: self.policy.contributions_per_release),
+            record=Contributions(ledger=ledger),
+            charged=Spending(folder).contributions,
             now=lambda: datetime.now(UTC),
             strangers=lambda fingerprint, name: self.strangers.append(name),
             clock=lambda: self.clock,
@@ -156,7 +158,7 @@ def test_the_update_leaves_under_masks_and_its_weight_too(table: Callable[..., T
     ash = found.sums["ash"]
     ash.examine(order, beside)
     sent = ash.mask(order, beside, reply_to(order, "ash"))
-    assert (sent.weight, len(sent.payload or b"")) == (0, ash.size(beside))
+    assert (sent.weight, len(sent.payload or b"")) == (0, 8 * encoding_of(order).words)
     assert VECTOR.tobytes()[:8] not in (sent.payload or b"")
     assert sent.scores == {}
 
@@ -214,6 +216,37 @@ def test_contributions_are_counted_before_anything_is_sent(table: Callable[..., 
     beside = found.beside(found.shared(replace(SID, attempt=2)), order)["ash"]
     with pytest.raises(AggregationError, match="contributions for release"):
         found.sums["ash"].mask(order, beside, reply_to(order, "ash"))
+
+
+def test_a_limit_that_is_raised_lays_bare_no_update_that_was_charged_for_less(
+    table: Callable[..., Table],
+) -> None:
+    """By the sum's noise, which sums that are subtracted leave a plant's own part of."""
+    found = table(contributions_per_release=1)
+    privacy = {"unit": "plant", "noise_multiplier": 1.0}
+    sums = {"enabled": True, "bits": 20, "bound": 10.0}
+    config = FederationConfig.model_validate(
+        {"min_plants": 4, "privacy": privacy, "secure_aggregation": sums}
+    )
+    ash, spending = found.sums["ash"], Spending(found.folder / "ash")
+
+    def send(order: Order, sid: SessionId) -> None:
+        beside = found.beside(found.shared(sid), order)["ash"]
+        ash.examine(order, beside)
+        spending.charge(order, found.policy)  # once: its answer is kept
+        ash.mask(order, beside, replace(reply_to(order, "ash"), weight=1))
+
+    order = order_of(config=config)
+    send(order, SID)
+    found.policy = PolicySection(contributions_per_release=4)
+    with pytest.raises(AggregationError, match="must be at most 1, got one more"):
+        send(order, replace(SID, attempt=1))
+    # Another round is charged anew, by its own part of the noise.
+    another = order_of(config=config, round=2)
+    for attempt in range(3):
+        send(another, replace(SID, round=2, attempt=attempt))
+    charged = [one.cost.noise_multiplier for one in spending.charges()]
+    assert charged == pytest.approx([1.0, 0.5**0.5])
 
 
 def test_a_session_that_is_over_is_erased(table: Callable[..., Table]) -> None:

@@ -57,16 +57,18 @@ class Book:
 
     last: SessionId | None = None
     sent: list[str] = field(default_factory=list)
-    most: int = 2
 
     def begin(self, sid: SessionId) -> None:
         if self.last is not None and sid <= self.last:
             raise AggregationError(f"session must be later than {self.last}, got {sid}")
         self.last = sid
 
-    def contribute(self, release: str) -> None:
-        if self.sent.count(release) >= self.most:
-            raise AggregationError("contributions must be at most 2")
+    def check(self, release: str, *, most: int) -> None:
+        if self.sent.count(release) >= most:
+            raise AggregationError(f"contributions must be at most {most}")
+
+    def contribute(self, release: str, *, most: int) -> None:
+        self.check(release, most=most)
         self.sent.append(release)
 
 
@@ -604,11 +606,21 @@ def test_a_value_that_is_not_finite_never_leaves(value: float) -> None:
 def test_contributions_for_one_release_are_bounded() -> None:
     meeting = Meeting(4)
     plant, one = first(meeting)
-    one._record.sent = ["ab" * 32] * 2  # type: ignore[attr-defined]
+    one._record.sent = ["ab" * 32] * one.limits.contributions  # type: ignore[attr-defined]
     meeting.share()
     terms = meeting.order()
     with refused(one, match="contributions"):
         meeting.masked(plant, terms)
+
+
+def test_contributions_are_looked_at_before_training() -> None:
+    meeting = Meeting(4)
+    plant, one = first(meeting)
+    one._record.sent = ["ab" * 32] * one.limits.contributions  # type: ignore[attr-defined]
+    meeting.share()
+    terms = meeting.order()
+    with refused(one, match="contributions"):
+        one.examine(terms.text, boxes=meeting.centre.boxes_for(plant))
 
 
 # -- wrong shares, leaks ---------------------------------------------------------------------------

@@ -89,7 +89,7 @@ class SummingPlants:
             limits=lambda: limits_of(
                 self.policy, accepted=self.accepted[name], own=signer.fingerprint
             ),
-            record=Contributions(ledger=ledger, most=lambda: self.policy.contributions_per_release),
+            record=Contributions(ledger=ledger),
             now=lambda: datetime.now(UTC),
         )
 

@@ -299,8 +299,11 @@ class Watched:
         self._begun.append(sid)
         self._record.begin(sid)
 
-    def contribute(self, release: str) -> None:
-        self._record.contribute(release)
+    def check(self, release: str, *, most: int) -> None:
+        self._record.check(release, most=most)
+
+    def contribute(self, release: str, *, most: int) -> None:
+        self._record.contribute(release, most=most)
 
 
 def test_contributions_for_one_release_end_in_a_refusal(run: Callable[..., Run]) -> None:
