@@ -16,6 +16,7 @@ over is erased. Not covered: a snapshot of this process's memory.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from common.signing import Signer
 log = logging.getLogger(__name__)
 
 ALIVE = 2  #: sessions: of the round, and of the next
+THREADS = min(2, os.cpu_count() or 1)  #: that make masks, while training waits
 LONGEST = 7 * 86400.0  #: seconds that a session may live, whatever the centre says
 
 
@@ -202,6 +204,7 @@ class Sums:
                 boxes=said.boxes,
                 vector=np.frombuffer(reply.payload, "<f4").astype(np.float32, copy=False),
                 weight=min(reply.weight, terms.encoding.max_weight),
+                threads=THREADS,
             )
             advert = ""
             if said.hello is not None:
