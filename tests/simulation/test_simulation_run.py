@@ -142,9 +142,12 @@ def test_resume_with_other_settings_touches_nothing(plan: Plan) -> None:
     run(replace(plan, pooled=False, resume=True), watch=quiet)
 
 
-def test_hidden_folders_are_no_plants(plan: Plan) -> None:
-    (plan.data / ".half" / "good").mkdir(parents=True)
-    assert ".half" not in find_plants(plan.data, wanted=(), task=plan.config.task)
+def test_hidden_folders_are_no_plants(plan: Plan, tmp_path: Path) -> None:
+    data = shutil.copytree(plan.data, tmp_path / "data")
+    (data / ".half" / "good").mkdir(parents=True)
+    assert set(find_plants(data, wanted=(), task=plan.config.task)) == {
+        path.name for path in plan.data.iterdir()
+    }
 
 
 def test_fedavg_needs_equal_classes(plan: Plan) -> None:
