@@ -78,7 +78,10 @@ class Running:
 
     def end(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()  # not read to its end: a bridge that sleeps holds it open for a minute
 
 
 def gone(pid: int) -> bool:
