@@ -174,6 +174,7 @@ def test_a_day_at_the_desk(line: Callable[..., Line], order: Order, release: Rel
     assert at.worker.starts == 1
 
 
+@pytest.mark.timeout(300)
 def test_a_bad_day_at_the_desk(line: Callable[..., Line], order: Order, release: Release) -> None:
     """What hangs, dies or is given up; and the end."""
     at = line(running=True)

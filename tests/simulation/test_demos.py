@@ -13,6 +13,7 @@ from simulation.cli import app
 from simulation.made_up import DEMOS
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", [kind for kind in DEMOS if kind not in ("images", "tabular")])
 def test_a_demo_ends_with_its_report(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
