@@ -18,7 +18,7 @@ from tests.e2e.undisturbed import settings, undisturbed
 
 NAMES = ("ash", "elm", "oak")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 Deployed = tuple[Centre, dict[str, Plant]]
 
