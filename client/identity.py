@@ -3,8 +3,8 @@
 A certificate is renewed when half of its time is over, and while one CA takes over from another:
 when the centre's own is of another CA, and then until one alone is pinned. The daemon writes the
 request, the link carries it to the centre and the certificate back. The key stays, so the plant
-stays the same plant.
-A CA takes over from another only if the pinned one vouches for it (`Trust.accept`).
+stays the same plant. A CA takes over from another only if the pinned one vouches for it
+(`Trust.accept`).
 
 Covered: a certificate for another key, name, role or federation, and a CA that nobody vouches for,
 are not installed. Not covered: a link that drops renewals; the certificate then ends, and the

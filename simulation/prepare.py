@@ -130,7 +130,7 @@ def prepare(
         Task(place, describe, (home / "plants" / name, config)) for place, name in enumerate(data)
     ]
     names = list(data)
-    plants = {names[position]: result for position, result in workers.each(tasks)}
+    plants = {names[position]: result for position, result in workers.every(tasks)}
     plants = {name: plants[name] for name in names}
     if FEDERATED[config.method].head and learns(config) == "classes":
         config = config.model_copy(update={"classes": _common_classes(config, plants)})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from client.personal import Version
 from client.plant import open_plant
 from client.tasks.metrics import Prediction
 from common.config import FederationConfig
-from common.errors import EngineError, StateError
+from common.errors import StateError
 from common.files import unwritable
 from common.orders import Release
 from server.chain import Place
@@ -31,7 +31,7 @@ from simulation.local import LocalFleet
 from simulation.pictures import Picture, Scene, pictures_of, views_of
 from simulation.pooled import Pooled, train_pooled
 from simulation.prepare import Prepared, find_plants, prepare
-from simulation.workers import Lost, Task, Workers
+from simulation.workers import Task, Workers
 
 #: Called with a phase, how many of its steps are done, how many there are, and a few words.
 Watch = Callable[[str, int, int, str], None]
@@ -207,7 +207,7 @@ def _train_alone(
     versions: dict[str, dict[str, int]] = {name: {} for name in prepared.plants}
     pooled: list[Pooled] | None = None
     watch("training alone", 0, len(tasks), "")
-    for done, (position, result) in enumerate(_results(workers, tasks), start=1):
+    for done, (position, result) in enumerate(workers.every(tasks), start=1):
         name, method = labels[position]
         watch("training alone", done, len(tasks), f"{name}: {method}")
         if method == "pooled" and isinstance(result, str):
@@ -217,17 +217,6 @@ def _train_alone(
         else:
             versions[name][method] = result.number
     return versions, pooled
-
-
-def _results(workers: Workers, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
-    """Results of tasks that must not be lost."""
-    for position, result in workers.each(tasks):
-        if isinstance(result, Lost):
-            raise EngineError(
-                "a worker process died, perhaps for want of memory; use fewer --workers and "
-                "continue with --resume"
-            )
-        yield position, result
 
 
 def _take_over(start: Path, home: Path) -> None:
@@ -321,7 +310,7 @@ def _judge(
     ]
     judged: dict[str, Judged] = {}
     watch("judging", 0, len(tasks), "")
-    for done, (position, result) in enumerate(_results(workers, tasks), start=1):
+    for done, (position, result) in enumerate(workers.every(tasks), start=1):
         name = names[position]
         if pooled:
             extra, scores = pooled[position]

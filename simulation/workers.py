@@ -18,9 +18,10 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from common.closing import Closing
-from common.errors import ConfigError
+from common.errors import ConfigError, EngineError, TransferlineError
 
 _SPAWN = get_context("spawn")
+FAILED = 1  #: exit status of a process that an error ended
 
 
 class Lost(Enum):
@@ -66,8 +67,10 @@ class Workers(Closing):
 
         Raises
         ------
-        Exception
+        TransferlineError
             What a task raised.
+        RuntimeError
+            If a task failed in another way in a process of its own, which says how.
         """
         end = time.monotonic() + seconds if seconds is not None else None
         if self.count == 1:
@@ -96,6 +99,22 @@ class Workers(Closing):
                     self._processes.pop(place).kill()
                 yield busy.pop(place), result
 
+    def every(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        """Run tasks none of which may be lost; as `each`.
+
+        Raises
+        ------
+        EngineError
+            If a process died.
+        """
+        for position, result in self.each(tasks):
+            if isinstance(result, Lost):
+                raise EngineError(
+                    "a worker process died, perhaps for want of memory; use fewer --workers and "
+                    "continue with --resume"
+                )
+            yield position, result
+
     def _process(self, place: int) -> _Process:
         if place not in self._processes:
             self._processes[place] = _Process()
@@ -118,6 +137,9 @@ class _Process:
         try:
             raised, value = self.connection.recv()
         except (EOFError, ConnectionResetError):
+            self._process.join()
+            if self._process.exitcode == FAILED:
+                raise RuntimeError("a task failed in a worker, which has told how") from None
             return Lost.DIED
         if raised:
             raise value
@@ -130,7 +152,11 @@ class _Process:
 
 
 def _serve(connection: Connection) -> None:
-    """Run tasks until the other end of the pipe is gone; Ctrl-C is the parent's business."""
+    """Run tasks until the other end of the pipe is gone; Ctrl-C is the parent's business.
+
+    An error of ours is raised again on the other side; any other ends this process with a traceback
+    of the place where it happened.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
@@ -139,7 +165,7 @@ def _serve(connection: Connection) -> None:
             return
         try:
             answer = (False, function(*arguments))
-        except Exception as error:  # noqa: BLE001  raised again on the other side
+        except TransferlineError as error:
             answer = (True, error)
         connection.send(answer)
 

@@ -1,9 +1,9 @@
 """``transferline-plant join``: from a token and a folder of data to a plant's folder.
 
 The centre is reached first; then images are read, before the token is used, so that a plant that
-cannot train does not spend it.
-Other data can be read only when the federation has said what its task is: what does not fit then
-is told in one line, and ``check`` tells it again until it is mended in plant.toml or the data.
+cannot train does not spend it. Other data can be read only when the federation has said what its
+task is: what does not fit then is told in one line, and ``check`` tells it again until it is mended
+in plant.toml or the data.
 ``plant.toml`` comes last: a folder without it holds no plant, and the same command may be given
 again, with the same token, until it is there (`client.joining.enrolment` keeps the keys meanwhile).
 

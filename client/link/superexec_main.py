@@ -103,9 +103,9 @@ def _run(arguments: list[str]) -> None:
         code = 0
     except SystemExit as ended:
         code = 0 if ended.code is None else ended.code
-    except BaseException:  # a fork that came back would be a second launcher
-        log.exception("the bridge failed")
-    finally:
+    finally:  # a fork that came back would be a second launcher
+        if sys.exc_info()[0] is not None:
+            log.error("the bridge failed", exc_info=True)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

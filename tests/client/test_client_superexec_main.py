@@ -32,6 +32,8 @@ def stand_in(*arguments):
     parent = os.getppid()
     told = {"pid": os.getpid(), "parent": parent, "name": name, "path": sys.path.count("changed")}
     Path(arguments[-1]).write_text(json.dumps(told))
+    if "fail" in arguments:
+        raise ZeroDivisionError("a mistake of the program")
     if "wait" in arguments:
         time.sleep(60)
     sys.exit(0)
@@ -48,14 +50,16 @@ class Running:
     """A process with a nursery."""
 
     def __init__(self, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", CODE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "FLWR_TELEMETRY_ENABLED": "0"},
-        )
+        with (folder / "errors").open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", CODE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=ROOT,
+                env={**os.environ, "FLWR_TELEMETRY_ENABLED": "0"},
+            )
         self.folder = folder
         assert self.process.stdout is not None
         self.nursery = int(self.process.stdout.readline())
@@ -114,6 +118,15 @@ def test_each_message_has_a_process_of_its_own(running: Running) -> None:
     assert [one["path"] for one in told] == [1, 1]
     assert told[0]["pid"] != told[1]["pid"]
     assert gone(int(str(told[0]["pid"])))  # and nobody has to collect it
+
+
+def test_a_bridge_that_fails_says_so_and_is_no_second_nursery(running: Running) -> None:
+    assert running.start("one", "fail") == "True"
+    assert gone(int(str(running.told("one")["pid"])))
+    assert "the bridge failed\nTraceback" in (said := (running.folder / "errors").read_text())
+    assert "ZeroDivisionError: a mistake of the program" in said
+    assert running.start("two") == "True"
+    assert running.told("two")["parent"] == running.nursery
 
 
 def test_the_nursery_ends_with_its_superexec(running: Running) -> None:

@@ -603,22 +603,24 @@ def test_a_value_that_is_not_finite_never_leaves(value: float) -> None:
         meeting.masked(plant, terms)
 
 
-def test_contributions_for_one_release_are_bounded() -> None:
-    meeting = Meeting(4)
+def after_the_last_contribution(meeting: Meeting) -> tuple[str, Session, Terms]:
+    """Return a plant that has sent all that it may for a release, and the terms of one more."""
     plant, one = first(meeting)
     one._record.sent = ["ab" * 32] * one.limits.contributions  # type: ignore[attr-defined]
     meeting.share()
-    terms = meeting.order()
+    return plant, one, meeting.order()
+
+
+def test_contributions_for_one_release_are_bounded() -> None:
+    meeting = Meeting(4)
+    plant, one, terms = after_the_last_contribution(meeting)
     with refused(one, match="contributions"):
         meeting.masked(plant, terms)
 
 
 def test_contributions_are_looked_at_before_training() -> None:
     meeting = Meeting(4)
-    plant, one = first(meeting)
-    one._record.sent = ["ab" * 32] * one.limits.contributions  # type: ignore[attr-defined]
-    meeting.share()
-    terms = meeting.order()
+    plant, one, terms = after_the_last_contribution(meeting)
     with refused(one, match="contributions"):
         one.examine(terms.text, boxes=meeting.centre.boxes_for(plant))
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, EngineError
 from simulation.workers import Lost, Task, Workers
 
 
@@ -28,6 +28,10 @@ def hang() -> None:
 
 def refuse() -> None:
     raise DataError("plant-1 must have images, got none")
+
+
+def fail() -> None:
+    raise ZeroDivisionError("a mistake of the program")
 
 
 @pytest.mark.parametrize("count", [0, -1])
@@ -79,6 +83,19 @@ def test_what_is_late_is_told_and_its_process_ended() -> None:
 def test_what_a_task_raises_arrives_here(count: int) -> None:
     with Workers(count) as workers, pytest.raises(DataError, match="plant-1"):
         list(workers.each([Task(0, refuse, ())]))
+
+
+def test_a_mistake_of_the_program_ends_all_and_says_where(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with Workers(2) as workers, pytest.raises(RuntimeError, match="which has told how"):
+        list(workers.each([Task(0, fail, ())]))
+    assert 'in fail\n    raise ZeroDivisionError("a mistake' in capfd.readouterr().err
+
+
+def test_what_must_not_be_lost_is_an_error_of_one_line() -> None:
+    with Workers(2) as workers, pytest.raises(EngineError, match="a worker process died"):
+        list(workers.every([Task(0, die, ())]))
 
 
 def test_no_process_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
