@@ -61,8 +61,9 @@ def test_what_the_centre_wrote_verifies(deployed: Deployed) -> None:
 
 def test_both_sides_say_how_they_are(deployed: Deployed) -> None:
     centre, plants = deployed
-    assert centre.connected() == sorted(plants)
-    assert centre.ask("status")
+    assert centre.ask("status")["plants"]["connected"] == sorted(plants)
+    assert [row["plant"] for row in centre.ask("plants") if row["connected"]] == sorted(plants)
+    assert [row["state"] for row in centre.ask("runs")] == ["finished"]
     for plant in plants.values():
         assert plant.ask("status")["link"]["state"] == "connected"
 

@@ -6,9 +6,7 @@ What the right sum is, the plants' outboxes say: there each keeps its update in 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +69,8 @@ def accept_each_other(plants: dict[str, Plant]) -> None:
 
 def facts(centre: Centre, run: str, number: int) -> dict[str, Any]:
     """Return what the state says of a round's sum."""
-    with closing(sqlite3.connect(f"file:{centre.folder}/state.db?mode=ro", uri=True)) as state:
-        query = "SELECT summed FROM rounds WHERE run = ? AND number = ?"
-        (text,) = state.execute(query, (run, number)).fetchone()
+    query = "SELECT summed FROM rounds WHERE run = ? AND number = ?"
+    ((text,),) = centre.query(query, run, str(number))
     found: dict[str, Any] = json.loads(text)
     return found
 
