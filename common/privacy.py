@@ -123,13 +123,6 @@ def epsilon(costs: Iterable[Cost], *, delta: float) -> Epsilon:
     return _epsilon(_grouped(costs), delta)
 
 
-def rdp_curve(costs: Iterable[Cost]) -> tuple[tuple[float, float], ...]:
-    """Return (order, Rényi divergence) of rounds together."""
-    accountant = _composed(_rdp(), _grouped(costs))
-    curve = zip(accountant.orders, accountant._rdp, strict=True)
-    return tuple((float(order), float(value)) for order, value in curve)
-
-
 _Group = tuple[tuple[float, float, int], ...]
 
 

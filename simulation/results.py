@@ -12,12 +12,11 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.errors import StateError
-from common.files import read_json, write_atomic
+from common.files import write_atomic
 
 VERSION = 2
 VARIANTS = ("head_only", "local", "federated", "pooled", "deployed")
@@ -266,48 +265,9 @@ class Comparison(Record):
     )
 
 
-File = TypeVar("File", Results, Comparison)
-
-
 def save_results(path: Path, results: Results | Comparison) -> None:
     """Write results.json or compare.json, atomically; `StateError` if the folder refuses."""
     write_atomic(path, (results.model_dump_json(indent=2) + "\n").encode())
-
-
-def load_results(path: Path) -> Results:
-    """Read results.json.
-
-    Raises
-    ------
-    StateError
-        If the file is missing or damaged, or its version or shape is another.
-    """
-    return _load(path, Results)
-
-
-def load_comparison(path: Path) -> Comparison:
-    """Read compare.json; errors as in `load_results`."""
-    return _load(path, Comparison)
-
-
-def _load(path: Path, model: type[File]) -> File:
-    value = read_json(path)
-    version = value.get("version") if isinstance(value, dict) else None
-    if version != VERSION:
-        raise StateError(
-            f"version of {path} must be {VERSION}, got {version!r}; "
-            "read it with the Transferline that wrote it, or run again"
-        )
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        rule = first["msg"].removeprefix("Value error, ")
-        raise StateError(
-            f"{path} is no {title(model)} of version {VERSION}: {where}: "
-            f"{rule[:1].lower()}{rule[1:]}; run again to write it anew"
-        ) from error
 
 
 def title(model: type[BaseModel]) -> str:

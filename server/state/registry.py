@@ -225,12 +225,6 @@ class Registry(Runs):
             raise IdentityError(_stranger(name, row))
         return row
 
-    def by_node(self, node_id: int) -> PlantRow | None:
-        """Return the enrolled plant behind one of Flower's nodes."""
-        query = select(PlantRow).where(PlantRow.node_id == node_id, PlantRow.state == ENROLLED)
-        with self._store.reading() as session:
-            return session.scalars(query).first()
-
     def moved(self, name: str, *, node_id: int) -> None:
         """Note that the engine, whose own state was lost, knows a plant by another node.
 

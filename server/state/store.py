@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Select, inspect, select, text
+from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.orm import Session
 
 from common.errors import StateError
@@ -105,19 +105,23 @@ def after_commit(session: Session, call: Callable[[], None]) -> None:
     session.info.setdefault(_AFTER, []).append(call)
 
 
-def history(home: Path, run: str | None = None, *, url: str = "") -> list[dict[str, Any]]:
+def history(home: Path, *, url: str = "") -> list[dict[str, Any]]:
     """Return the training rounds of a run folder, as results.json lists them.
-
-    Parameters
-    ----------
-    run : only this one's; a run folder of a simulation holds only one.
 
     Raises
     ------
     StateError
         If the folder has no readable state.
     """
-    with existing(home, url=url).reading() as session:
+    if not url and not (home / DATABASE).is_file():
+        raise StateError(f"{home} has no {DATABASE}; run the federation first")
+    closed = (
+        select(RoundRow)
+        .join(RunRow, RunRow.name == RoundRow.run)
+        .where(RoundRow.kind == str(Kind.TRAIN), RoundRow.outcome != OPEN)
+        .order_by(RunRow.number, RoundRow.number)
+    )
+    with Store(home, url).reading() as session:
         seeds = {row.name: row.config["seed"] for row in session.scalars(select(RunRow))}
         return [
             {
@@ -129,51 +133,8 @@ def history(home: Path, run: str | None = None, *, url: str = "") -> list[dict[s
                 "seconds": row.seconds,
                 "replies": {reply.plant: _answer(reply) for reply in row.replies},
             }
-            for row in session.scalars(_closed(Kind.TRAIN, run))
+            for row in session.scalars(closed)
         ]
-
-
-def adoptions(home: Path, run: str | None = None, *, url: str = "") -> dict[str, dict[str, Any]]:
-    """Return each plant's answer to the order to adopt: as in `history`, and its ``notes``.
-
-    Parameters
-    ----------
-    run : only this one's; otherwise a plant's answer to the newest run counts.
-
-    Raises
-    ------
-    StateError
-        If the folder has no readable state.
-    """
-    with existing(home, url=url).reading() as session:
-        return {
-            reply.plant: {**_answer(reply), "notes": reply.notes}
-            for row in session.scalars(_closed(Kind.ADOPT, run))
-            for reply in row.replies
-        }
-
-
-def existing(home: Path, *, url: str = "") -> Store:
-    """Open the state of a folder, without making one.
-
-    Raises
-    ------
-    StateError
-        If there is none.
-    """
-    if not url and not (home / DATABASE).is_file():
-        raise StateError(f"{home} has no {DATABASE}; run the federation first")
-    return Store(home, url)
-
-
-def _closed(kind: Kind, run: str | None) -> Select[RoundRow]:
-    query = (
-        select(RoundRow)
-        .join(RunRow, RunRow.name == RoundRow.run)
-        .where(RoundRow.kind == str(kind), RoundRow.outcome != OPEN)
-        .order_by(RunRow.number, RoundRow.number)
-    )
-    return query if run is None else query.where(RoundRow.run == run)
 
 
 def _answer(row: ReplyRow) -> dict[str, Any]:

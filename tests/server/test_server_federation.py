@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from common.errors import AggregationError, ConfigError, UpdateError
 from common.orders import Kind, Outcome, Reply
 from server.events import ReplyArrived, RoundClosed, RoundStarted, Waiting
 from server.releases import Releases
-from server.state.store import adoptions, history
+from server.state.store import Store, history
+from server.state.tables import ReplyRow
 
 
 def spoiled(plant: str, **changes: Any) -> Any:
@@ -37,7 +39,9 @@ def test_rounds_then_one_order_to_adopt(centre: Any) -> None:
     releases = Releases(centre.home)
     assert releases.numbers() == [0, 1, 2, 3]
     assert releases.latest().hash == last.hash
-    assert adoptions(centre.home)["elm"]["notes"] == {"adopted": "federated"}
+    with Store(centre.home).reading() as session:
+        answers = session.scalars(select(ReplyRow).where(ReplyRow.round == 4)).all()
+    assert [answer.notes for answer in answers] == [{"adopted": "federated"}] * 3
 
 
 def test_the_release_is_the_weighted_mean_of_the_updates(centre: Any) -> None:
@@ -252,7 +256,7 @@ def test_no_rounds_is_an_order_to_adopt_the_source(centre: Any) -> None:
     centre.configure(rounds=0)
     assert centre.open().run().hash == centre.source.hash
     assert history(centre.home) == []
-    assert len(adoptions(centre.home)) == 3
+    assert [asked[:2] for asked in centre.plants.asked] == [(Kind.ADOPT, 1)] * 3
 
 
 def test_what_is_told_and_one_log_line_a_round(

@@ -12,7 +12,6 @@ from common.privacy import Cost, epsilon
 from simulation.collect import collect
 from simulation.factory import write_plants
 from simulation.report import write_report
-from simulation.results import load_results, save_results
 from simulation.run import Plan, run
 
 
@@ -50,8 +49,7 @@ def test_epsilon_is_in_results_and_report(images: Path, tmp_path: Path) -> None:
     warnings: list[str] = []
     results = collect(plan, run(plan, watch=lambda phase, *rest: warnings.append(str(rest[-1]))))
     wanted = epsilon([Cost(noise_multiplier=2.0, sample_rate=0.2, steps=6)], delta=1e-4)
-    save_results(tmp_path / "results.json", results)
-    for plant in load_results(tmp_path / "results.json").plants.values():
+    for plant in results.plants.values():
         assert plant.privacy is not None
         assert plant.privacy.epsilon == pytest.approx(wanted.value)
         assert plant.privacy.epsilon_rdp == pytest.approx(wanted.rdp)

@@ -22,7 +22,7 @@ from simulation.compare import compare
 from simulation.factory import write_plants
 from simulation.onboard import onboard
 from simulation.prepare import find_plants
-from simulation.results import load_results, save_results
+from simulation.results import Results, save_results
 from simulation.run import Plan, run
 
 
@@ -70,7 +70,7 @@ def test_a_run_gives_every_variant_of_every_plant(plan: Plan) -> None:
     seeds = replace(plan, seeds=2)
     results = collect(seeds, run(seeds, watch=quiet))
     save_results(plan.out / "results.json", results)
-    assert load_results(plan.out / "results.json") == results
+    assert Results.model_validate_json((plan.out / "results.json").read_bytes()) == results
     assert list(results.plants) == [folder.name for folder in sorted(plan.data.iterdir())]
     for plant in results.plants.values():
         assert plant.pooled is not None
@@ -191,7 +191,7 @@ def test_compare_starts_every_method_from_the_same_plants(plan: Plan) -> None:
     assert list(comparison.methods) == ["local", "fedper", "fedbn"]
     assert comparison.methods["local"].deployed is None
     for name in ("fedper", "fedbn"):
-        results = load_results(plan.out / comparison.runs[name])
+        results = Results.model_validate_json((plan.out / comparison.runs[name]).read_bytes())
         for plant, row in results.plants.items():
             assert row.local.value == comparison.methods["local"].plants[plant].value
     assert (plan.out / "report.html").stat().st_size > 10_000

@@ -13,7 +13,6 @@ from simulation.collect import collect
 from simulation.made_up.tables import TABULAR, write_tables
 from simulation.prepare import Description, find_plants, units
 from simulation.report import write_report
-from simulation.results import load_results, save_results
 from simulation.run import Plan, run
 
 CONFIG = FederationConfig.model_validate(
@@ -33,8 +32,7 @@ def test_a_run_of_tables_ends_in_a_report(tmp_path: Path) -> None:
     told: list[str] = []
     plan = Plan(config=CONFIG, base=tmp_path, data=tmp_path / "data", out=tmp_path / "out")
     found = run(plan, watch=lambda phase, done, total, note: told.append(f"{phase}: {note}"))
-    save_results(plan.out / "results.json", collect(plan, found))
-    results = load_results(plan.out / "results.json")
+    results = collect(plan, found)
     assert (results.task, results.metric, results.share, results.lower) == (
         "tabular",
         "r2",
