@@ -112,46 +112,36 @@ def decide(
     What inspects parts from now on.
     """
     with store.exclusive():
-        return _decide(store, candidate, paired=paired, margin=margin, again=again)
-
-
-def _decide(
-    store: PersonalStore,
-    candidate: Version,
-    *,
-    paired: Paired,
-    margin: float,
-    again: Callable[[Version], Array | None],
-) -> Deployment:
-    deployed = store.deployed()
-    if deployed is not None and deployed.version == candidate.number:
-        return deployed
-    if deployed is None:
-        return store.deploy(candidate, why="the plant had no model before")
-    current = store.version(deployed.version)
-    if paired.doubt:
-        return store.deploy(current, why=f"kept what it had: {paired.doubt}")
-    if not (rivals := _rivals(store, current, candidate, again)):
-        why = (
-            "kept what it had: the labelled examples are others than it was judged on; before its "
-            "next round the plant trains alone on these, which a release is then compared with"
-        )
-        return store.deploy(current, why=why)
-    clean = slice(len(paired.strata))
-    worth = paired.worth(store.evidence(candidate)[clean])
-    verdicts = [
-        judge(
-            worth - paired.worth(evidence[clean]),
-            paired.strata,
-            margin=margin,
-            confidence=TWINS if len(evidence) > len(paired.strata) else CONFIDENCE,
-            said=paired.said,
-            groups=paired.groups,
-        )
-        for evidence in rivals
-    ]
-    verdict = min(verdicts, key=lambda one: one.low)
-    return store.deploy(candidate if verdict.adopt else current, why=verdict.why)
+        deployed = store.deployed()
+        if deployed is not None and deployed.version == candidate.number:
+            return deployed
+        if deployed is None:
+            return store.deploy(candidate, why="the plant had no model before")
+        current = store.version(deployed.version)
+        if paired.doubt:
+            return store.deploy(current, why=f"kept what it had: {paired.doubt}")
+        if not (rivals := _rivals(store, current, candidate, again)):
+            why = (
+                "kept what it had: the labelled examples are others than it was judged on; before "
+                "its next round the plant trains alone on these, which a release is then compared "
+                "with"
+            )
+            return store.deploy(current, why=why)
+        clean = slice(len(paired.strata))
+        worth = paired.worth(store.evidence(candidate)[clean])
+        verdicts = [
+            judge(
+                worth - paired.worth(evidence[clean]),
+                paired.strata,
+                margin=margin,
+                confidence=TWINS if len(evidence) > len(paired.strata) else CONFIDENCE,
+                said=paired.said,
+                groups=paired.groups,
+            )
+            for evidence in rivals
+        ]
+        verdict = min(verdicts, key=lambda one: one.low)
+        return store.deploy(candidate if verdict.adopt else current, why=verdict.why)
 
 
 def _rivals(

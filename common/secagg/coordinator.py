@@ -253,9 +253,9 @@ class Coordinator:
         self, held: Mapping[int, bytes], fits: Callable[[bytes], bool], name: str
     ) -> bytes:
         """Return a secret that fits, trying one choice of shares after another."""
-        most = self.roster.threshold
-        for chosen in islice(_choices(sorted(held), most), TRIES):
-            secret = shares.recover({index: held[index] for index in chosen}, threshold=most)
+        needed = self.roster.threshold
+        for chosen in islice(_choices(sorted(held), needed), TRIES):
+            secret = shares.recover({index: held[index] for index in chosen}, threshold=needed)
             if secret is not None and fits(secret):
                 self._name_liars(held, chosen)
                 return secret
