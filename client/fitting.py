@@ -14,7 +14,6 @@ from client.tasks.meaning import Meaning
 from client.tasks.metrics import Prediction
 from common.backbone import Network, build_for
 from common.config import FederationConfig, PlantConfig, PlantSection
-from common.errors import DataError
 from common.sharing import FEDERATED, SELF_SUPERVISED
 from common.tasks import KINDS, shared_outputs
 from common.weights import HALF
@@ -50,26 +49,6 @@ def paired_of(task: Task, data: PlantData) -> adoption.Paired:
         groups=None if data.groups is None else data.groups[data.validation.cpu()].numpy(),
         doubt=task.doubt(),
     )
-
-
-def check_head(data: PlantData, config: FederationConfig) -> None:
-    """Refuse a head that travels and does not fit a plant.
-
-    Raises
-    ------
-    DataError
-        If the plant has other classes, or learns more or fewer numbers.
-    """
-    if data.classes != config.classes:
-        raise DataError(
-            f"classes must be {list(config.classes)} for {config.method}, got "
-            f"{list(data.classes)}; use fedper"
-        )
-    if data.numbers and data.outputs != shared_outputs(config):
-        raise DataError(
-            f"numbers to learn must be {shared_outputs(config)} for {config.method}, got "
-            f"{list(data.numbers)}; use fedper"
-        )
 
 
 def read_by(config: FederationConfig) -> str:
@@ -134,7 +113,9 @@ def misfit(found: PlantData, config: FederationConfig) -> str:
         return ""
     if found.numbers:
         wanted = shared_outputs(config)
-        return "" if found.outputs == wanted else f"{config.method} shares a head for {wanted}"
-    if found.classes == config.classes:
-        return ""
-    return f"{config.method} shares the head, for the classes {', '.join(config.classes) or 'none'}"
+        fits, head = found.outputs == wanted, f"a head for {wanted} numbers"
+    else:
+        named = ", ".join(config.classes) or "none"
+        fits, head = found.classes == config.classes, f"the head, for the classes {named}"
+    has = ", ".join(found.numbers or found.classes)
+    return "" if fits else f"{config.method} shares {head}; the plant has {has}"

@@ -31,7 +31,7 @@ from client.desk.spending import Spending
 from client.device import choose_device, gpu_memory
 from client.earlier import asked_again, start_anew
 from client.exchange import assemble, cut_update, head_arrived, own_part
-from client.fitting import check_head, network_for, paired_of, predicted_of, read_by
+from client.fitting import misfit, network_for, paired_of, predicted_of, read_by
 from client.layout import open_settings
 from client.methods import FEDERATED, Work, alone
 from client.origin import basis, judged_examples, seed_of
@@ -45,7 +45,7 @@ from client.training import Trainer
 from common.agreed import at_plant
 from common.backbone import Network, read_tensors, write_tensors
 from common.config import FederationConfig, PlantConfig, load_plant
-from common.errors import PolicyError, TransferlineError, UpdateError
+from common.errors import DataError, PolicyError, TransferlineError, UpdateError
 from common.files import write_atomic
 from common.forms import Turn
 from common.orders import Kind, Order, Outcome, Release, Reply
@@ -198,8 +198,7 @@ class Plant:
 
     def _train(self, order: Order, release: Release) -> Reply:
         """Evaluate the release, train from it, store the personal part, return the update."""
-        clock = Clock()
-        config = order.config
+        clock, config = Clock(), order.config
         scores: Scores = {}
         with clock("alone"):
             if (local := self._local(release, config)) is not None:
@@ -274,8 +273,7 @@ class Plant:
 
     def _adopt(self, order: Order, release: Release) -> Reply:
         """Fine-tune the release at the plant, and deploy it if the no-harm rule allows."""
-        clock = Clock()
-        config = order.config
+        clock, config = Clock(), order.config
         meaning = self.data(config).text
         before = self.store.before(run=order.run, round=order.round, meaning=meaning)
         work = self._work(release, config, moment="adopt", personal=before)
@@ -329,8 +327,9 @@ class Plant:
                 f"release must have the hash of the order {order.release[:12]}, got "
                 f"{release.hash[:12]}"
             )
-        if SHARING[order.config.method].head:
-            check_head(self.data(order.config), order.config)
+        shares = SHARING[order.config.method].head
+        if shares and (problem := misfit(self.data(order.config), order.config)):
+            raise DataError(f"{problem}; use fedper")
 
     def _work(
         self,

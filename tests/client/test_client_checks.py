@@ -17,7 +17,7 @@ from client.console import checks, fitness
 from client.console.checks import Plant, State
 from client.desk.ledger import Ledger
 from client.desk.peers import Peers
-from client.identity import CERTIFICATE, KEY
+from client.identity import signer_of
 from client.joining.reach import Contact
 from client.layout import account, keep
 from client.link.zones import readable
@@ -30,7 +30,6 @@ from common.config import (
 )
 from common.config.series import SeriesSection
 from common.errors import ConfigError
-from common.signing import Signer
 
 Joined = Callable[..., Path]
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).astimezone()
@@ -219,7 +218,7 @@ def test_a_plant_does_not_count_itself_twice(joined: Joined) -> None:
     plant = change(folder, min_plants=3, secure_aggregation=SecureAggregationConfig(enabled=True))
     peers = Peers(ledger=Ledger(folder))
     peers.ledger.prepare()
-    own = Signer.open(folder / "identity" / KEY, folder / "identity" / CERTIFICATE).fingerprint
+    own = signer_of(folder).fingerprint
     peers.accept(own, name="ash")
     assert "sums with nobody" in checks.sums(plant).says
 
@@ -263,7 +262,9 @@ def test_data_that_does_not_fit(joined: Joined, tmp_path: Path) -> None:
     plant = change(joined(), method="fedavg", classes=("good", "bad"))
     found = fitness.data(plant)
     assert found.state is State.FAIL
-    assert found.says.endswith("fedavg shares the head, for the classes good, bad")
+    assert found.says.endswith(
+        "fedavg shares the head, for the classes good, bad; the plant has dark, light"
+    )
     fits = change(plant.folder, method="fedavg", classes=("dark", "light"))
     assert fitness.data(fits).state is State.OK
     (tmp_path / "one" / "only").mkdir(parents=True)

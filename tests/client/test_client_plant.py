@@ -215,7 +215,10 @@ def test_a_head_for_other_classes_names_them_at_the_plant(
     order = order_for(changed(config, method="fedavg", classes=("a", "b")), release)
     reply = plant.answer(order, release)
     assert (reply.outcome, reply.reason) == (Outcome.FAILED, "data")
-    assert "classes must be ['a', 'b'] for fedavg, got ['dark', 'light']" in caplog.text
+    assert (
+        "fedavg shares the head, for the classes a, b; the plant has dark, light; use"
+        in caplog.text
+    )
 
 
 def moved(plant: Plant, folder: Path) -> Plant:
