@@ -22,21 +22,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from client import metrics
 from client.desk.desk import Desk
 from client.desk.ledger import Ledger
 from client.desk.worker import Worker
-from client.identity import Identity
+from client.identity import IDENTITY, Identity
 from client.joining.pair import make_pair
-from client.layout import IDENTITY, LOCK, account, open_settings
+from client.layout import LOCK, account, open_settings
 from client.service import PlantService, Service
 from common.config import PlantConfig
 from common.endpoint import Endpoint
 from common.errors import EngineError, StateError
 from common.files import unwritable
+from common.version import program_version
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,12 @@ class Daemon:
         desk.start()
         service.start()
         started = self._now().isoformat(timespec="seconds")
-        facts = {"pid": os.getpid(), "version": _version(), "address": address, "since": started}
+        facts = {
+            "pid": os.getpid(),
+            "version": program_version(),
+            "address": address,
+            "since": started,
+        }
         ledger.note({"daemon": facts, "work": None, "queue": 0}, at=self._now())
         log.info("plant daemon answers on %s", address)
         self._ready(address)
@@ -226,10 +231,3 @@ def _metrics(settings: PlantConfig, folder: Path) -> Iterator[Endpoint | None]:
     with metrics.serve(settings.metrics, metrics.registry(folder)) as endpoint:
         log.info("metrics on %s", endpoint.address)
         yield endpoint
-
-
-def _version() -> str:
-    try:
-        return version("transferline")
-    except PackageNotFoundError:
-        return "checkout"

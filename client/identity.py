@@ -21,11 +21,19 @@ from pathlib import Path
 from common.errors import IdentityError
 from common.files import write_atomic
 from common.pki import Certificate, Role, Trust, make_request
+from common.pki.keys import IDENTITY_KEY
 from common.signing import Signer, seal
 from common.token import RENEWAL, renewal_due
 
-KEY, CERTIFICATE, AUTHORITY = "identity.key", "identity.pem", "ca.pem"
+IDENTITY = "identity"  #: in a plant's folder, with `IDENTITY_KEY` and these:
+CERTIFICATE, AUTHORITY = "identity.pem", "ca.pem"
 DUE = 1 / 2  #: share of a certificate's time that is left when it is renewed (`renewal_due`)
+
+
+def signer_of(plant: Path) -> Signer:
+    """Open key and certificate in a plant's folder; errors as `Signer.open`."""
+    folder = plant / IDENTITY
+    return Signer.open(folder / IDENTITY_KEY, folder / CERTIFICATE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +118,7 @@ class Identity:
             return fresh.not_after
 
     def _read(self, trust: Trust, *, at: datetime) -> Papers:
-        signer = Signer.open(self._folder / KEY, self._folder / CERTIFICATE)
+        signer = Signer.open(self._folder / IDENTITY_KEY, self._folder / CERTIFICATE)
         certificate = trust.verify(signer.certificate, role=Role.PLANT, at=at)
         if certificate.name != self._name:
             raise IdentityError(

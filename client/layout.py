@@ -23,14 +23,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from client.identity import IDENTITY
+from client.link.files import LINK
 from common.config import FederationConfig, PlantConfig, load_plant
 from common.errors import ConfigError, StateError
 from common.files import unwritable, write_atomic
 
 SETTINGS = "plant.toml"
 FEDERATION = "federation.json"
-IDENTITY = "identity"
-LINK = "link"
 LOCK = "lock"  #: held by the daemon while it runs
 
 #: Folders that nobody else may look into.

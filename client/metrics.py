@@ -24,8 +24,8 @@ from prometheus_client.registry import Collector
 from client import metric_families as m
 from client.desk.ledger import Answer, Ledger
 from client.desk.spending import Spending
-from client.identity import AUTHORITY, CERTIFICATE
-from client.layout import IDENTITY, open_settings
+from client.identity import AUTHORITY, CERTIFICATE, IDENTITY
+from client.layout import open_settings
 from client.personal import PersonalStore
 from common.endpoint import Endpoint, serve
 from common.metrics import Scores, Sheet, code, expiry, known_phases, known_scores

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import grpc
@@ -31,6 +30,7 @@ from client.desk.policy import pause
 from client.identity import Identity
 from client.joining.pair import daemon_half
 from common.errors import EngineError, IdentityError, TransferlineError, UpdateError
+from common.version import program_version
 from common.wire import plant_pb2 as wire
 from common.wire.messages import release_bytes
 from common.wire.parts import Parts
@@ -76,7 +76,7 @@ class PlantService(PlantServicer):
         """Say who this is."""
         return wire.Description(
             plant=self._plant,
-            version=_version(),
+            version=program_version(),
             protocol=PROTOCOL,
             fingerprint=self._identity.papers.certificate.fingerprint,
         )
@@ -305,10 +305,3 @@ def _new_files(mode: int, *, group: int | None) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or "the address is not usable"
-
-
-def _version() -> str:
-    try:
-        return version("transferline")
-    except PackageNotFoundError:
-        return "checkout"

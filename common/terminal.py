@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -27,6 +26,7 @@ from rich.progress import (
 from rich.text import Text
 
 from common.errors import TransferlineError
+from common.version import program_version
 
 #: Exit codes: 0 done, 1 an error that was explained in one line, 2 wrong usage, 130 Ctrl-C.
 FAILED = 1
@@ -155,10 +155,6 @@ def _lines(
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it so
-    if not wanted:
-        return
-    try:
-        console().print(f"transferline {version('transferline')}")
-    except PackageNotFoundError:  # a checkout that was not installed
-        console().print("transferline, from a checkout")
-    raise typer.Exit
+    if wanted:
+        console().print(f"transferline {program_version()}")
+        raise typer.Exit

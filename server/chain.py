@@ -21,8 +21,9 @@ from common.errors import AggregationError, StateError
 from common.orders import Release
 from common.signing import Signer
 from common.update import Schema, Vector
+from common.version import program_version
 from server.aggregation import OPTIMISERS, State
-from server.releases import Manifest, Releases, digest_of, program_version
+from server.releases import Manifest, Releases, digest_of
 from server.seals import Papers
 from server.state.journal import Journal
 from server.state.store import Store

@@ -17,7 +17,6 @@ import secrets
 import shutil
 from collections.abc import Collection
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -90,14 +89,6 @@ class Manifest(BaseModel):
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
     classes: tuple[str, ...]
-
-
-def program_version() -> str:
-    """Return the version of Transferline that is installed."""
-    try:
-        return version("transferline")
-    except PackageNotFoundError:
-        return "uninstalled"
 
 
 def digest_of(tensors: Tensors) -> str:

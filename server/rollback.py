@@ -12,8 +12,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from common.errors import StateError
+from common.version import program_version
 from server.chain import Place, noted
-from server.releases import Releases, program_version
+from server.releases import Releases
 from server.state.journal import Journal
 from server.state.store import Store
 from server.state.tables import ACTIVE, ReleaseRow, RunRow, timestamp

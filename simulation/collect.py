@@ -23,7 +23,7 @@ from client.tasks.metrics import (
     paired_mean_interval,
 )
 from common.tasks import measure_of
-from server.releases import program_version
+from common.version import program_version
 from server.state.store import history
 from simulation.results import VARIANTS, Results
 from simulation.run import Judged, Plan, SeedRun

@@ -20,18 +20,18 @@ from client.desk.contributions import Contributions
 from client.desk.ledger import Ledger
 from client.desk.spending import Spending
 from client.desk.sums import Sums, limits_of
+from client.identity import CERTIFICATE, IDENTITY, signer_of
 from common.config import load_plant
 from common.errors import AggregationError, PolicyError, TransferlineError
 from common.files import write_atomic
 from common.orders import Order, Outcome, Reply
 from common.pki import Authority, Role, Trust, load_identity, read_certificate
-from common.pki.keys import write_key
+from common.pki.keys import IDENTITY_KEY, write_key
 from common.secagg.messages import Call, Said
 from common.signing import Signer
 from server.seals import CA, RELEASE, RELEASE_KEY
 
-PKI, IDENTITY = "pki", "identity"
-KEY, CERTIFICATE = "identity.key", "identity.pem"
+PKI = "pki"
 DAYS = 825  #: that the certificates of a run folder are valid
 
 
@@ -56,7 +56,7 @@ class Desks:
             If a file is missing or damaged.
         """
         trust = Trust.of(home / PKI / CA)
-        signers = {name: _signer(home, name) for name in plants}
+        signers = {name: signer_of(home / "plants" / name) for name in plants}
         accepted = frozenset(signer.fingerprint for signer in signers.values())
         return cls(
             sums={
@@ -117,7 +117,7 @@ def make_identities(home: Path, *, plants: Sequence[str], federation: str) -> No
     for name in plants:
         own = home / "plants" / name / IDENTITY
         if not (own / CERTIFICATE).exists():
-            _certify(authority, own / KEY, own / CERTIFICATE, name, Role.PLANT)
+            _certify(authority, own / IDENTITY_KEY, own / CERTIFICATE, name, Role.PLANT)
 
 
 def _certify(authority: Authority, key: Path, certificate: Path, name: str, role: Role) -> None:
@@ -125,11 +125,6 @@ def _certify(authority: Authority, key: Path, certificate: Path, name: str, role
     write_key(key, made)
     pem = authority.issue(made.public_key(), name=name, role=role, days=DAYS)
     write_atomic(certificate, pem.encode())
-
-
-def _signer(home: Path, name: str) -> Signer:
-    folder = home / "plants" / name / IDENTITY
-    return Signer.open(folder / KEY, folder / CERTIFICATE)
 
 
 def _sums(folder: Path, signer: Signer, *, trust: Trust, accepted: frozenset[str]) -> Sums:

@@ -19,15 +19,15 @@ from client.desk import policy
 from client.desk.ledger import Ledger
 from client.desk.peers import ACCEPTED, Peer, Peers
 from client.desk.sums import limits_of
-from client.identity import AUTHORITY, CERTIFICATE, DUE, KEY, Identity
+from client.identity import AUTHORITY, DUE, IDENTITY, Identity, signer_of
 from client.joining.reach import Contact, reach_edge, reach_enrolment
-from client.layout import IDENTITY, account, federation_of, open_settings
+from client.layout import account, federation_of, open_settings
 from client.link.zones import exposed, readable
 from common.config import FederationConfig, PlantConfig
 from common.errors import EngineError, TransferlineError
 from common.orders import Kind, Order
 from common.pki import TOLERANCE, Trust
-from common.signing import Signer
+from common.pki.keys import IDENTITY_KEY
 
 GIGABYTE = 1e9
 CLOCK_OFF = timedelta(minutes=1)  #: from here on somebody should look at it
@@ -112,11 +112,11 @@ def identity(plant: Plant) -> Check:
         said = Identity(folder, name=plant.settings.name, at=plant.now).papers.certificate
     except TransferlineError as error:
         return _failed("identity", error)
-    if (folder / KEY).stat().st_mode & 0o077:
+    if (folder / IDENTITY_KEY).stat().st_mode & 0o077:
         return Check(
             name="identity",
             state=State.FAIL,
-            says=f"other users of this machine may reach {folder / KEY}",
+            says=f"other users of this machine may reach {folder / IDENTITY_KEY}",
             do="chmod 600, and join again with a new token: it may have been read",
         )
     left = said.not_after - plant.now
@@ -214,7 +214,7 @@ def sums(plant: Plant) -> Check:
     ledger = Ledger(plant.folder)
     try:
         found = Peers(ledger=ledger).all() if ledger.path.exists() else []
-        own = Signer.open(plant.folder / IDENTITY / KEY, plant.folder / IDENTITY / CERTIFICATE)
+        own = signer_of(plant.folder)
     except TransferlineError as error:
         return _failed("sums", error)
     peers = {one.fingerprint: _called(one) for one in found if one.state == ACCEPTED}

@@ -13,10 +13,9 @@ from client.console import screens, views
 from client.console.arguments import AsJson, PlantFolder, print_json
 from client.desk.ledger import Ledger
 from client.desk.peers import Peers
-from client.identity import CERTIFICATE, KEY
-from client.layout import IDENTITY, open_settings
+from client.identity import signer_of
+from client.layout import open_settings
 from client.personal import PersonalStore
-from common.signing import Signer
 from common.terminal import FAILED, console
 
 
@@ -140,7 +139,7 @@ def peers(
     elif action is Listing.REMOVE:
         peer = known.remove(fingerprint)
         said = f"removed {peer.name or 'the identity'} {peer.fingerprint}; no sum with it any more"
-    own = Signer.open(folder / IDENTITY / KEY, folder / IDENTITY / CERTIFICATE).fingerprint
+    own = signer_of(folder).fingerprint
     if as_json:
         print_json({"name": settings.name, "fingerprint": own,
                      "peers": [asdict(peer) for peer in known.all()]})  # fmt: skip

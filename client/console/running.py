@@ -7,8 +7,8 @@ from pathlib import Path
 
 from client.console.logs import log_to_stderr
 from client.daemon import Daemon
-from client.layout import LINK, Account, account, open_settings
-from client.link.files import hand_settings
+from client.layout import Account, account, open_settings
+from client.link.files import LINK, hand_settings
 from client.link.link import link_program
 from common.config import PlantConfig
 from common.errors import ConfigError

@@ -15,8 +15,8 @@ from typing import Any
 
 from client.desk.ledger import Answer, Ledger
 from client.desk.spending import Spending, Spent
-from client.identity import Identity
-from client.layout import IDENTITY, LOCK
+from client.identity import IDENTITY, Identity
+from client.layout import LOCK
 from client.link.files import LinkStatus, read_status
 from client.personal import ROUND, Deployment, PersonalStore, Version
 from common.config import PlantConfig

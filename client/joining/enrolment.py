@@ -30,6 +30,8 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from client.identity import AUTHORITY, CERTIFICATE, IDENTITY
+from client.link.files import LINK
 from common.errors import EngineError, IdentityError, StateError, TransferlineError
 from common.files import read_json, sync_folder, write_atomic, write_json
 from common.pki import Role, Trust, fingerprint, make_identity, make_link_key, make_request
@@ -40,8 +42,6 @@ from common.token import ADDRESS, JOIN, PROTOCOL, Refusal, Token, join_fields, s
 from common.wire import enrolment_pb2 as wire
 from common.wire.enrolment_pb2_grpc import EnrolmentStub
 
-IDENTITY, LINK = "identity", "link"
-CERTIFICATE, CA = "identity.pem", "ca.pem"
 JOINING, JOINED, TOKEN = "joining", "joined.json", "token"
 
 CONNECT = 10.0  #: seconds to reach the centre
@@ -214,7 +214,7 @@ def _ask_to_join(token: Token, waiting: Path, *, clock: Callable[[], datetime]) 
             "the operator"
         )
     write_atomic(waiting / CERTIFICATE, reply.certificate.encode(), mode=0o600)
-    write_atomic(waiting / CA, trust.pem.encode(), mode=0o600)
+    write_atomic(waiting / AUTHORITY, trust.pem.encode(), mode=0o600)
     told = Joined(
         plant=token.plant,
         federation=said.federation,
@@ -233,10 +233,10 @@ def _settle(folder: Path) -> None:
         for name, place in (
             (IDENTITY_KEY, identity),
             (CERTIFICATE, identity),
-            (CA, identity),
+            (AUTHORITY, identity),
             (LINK_KEY, link),
             (LINK_PUBLIC, link),
-            (CA, link),
+            (AUTHORITY, link),
             (JOINED, identity),
         ):
             write_atomic(place / name, (waiting / name).read_bytes(), mode=0o600)

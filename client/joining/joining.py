@@ -28,7 +28,6 @@ from client.fitting import misfit, read
 from client.joining import enrolment
 from client.layout import (
     FEDERATION,
-    LINK,
     SETTINGS,
     Account,
     account,
@@ -38,7 +37,7 @@ from client.layout import (
     lay_out,
     open_settings,
 )
-from client.link.files import hand_settings
+from client.link.files import LINK, hand_settings
 from client.tasks import TASKS
 from client.tasks.data import PlantData, Progress
 from client.tasks.folder import find

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # the link does without pydantic
 
 LINK = "link"
 SETTINGS, STATUS, LOG = "link.json", "status.json", "supernode.log"
-KEY, AUTHORITY = "link.key", "ca.pem"
+AUTHORITY = "ca.pem"
 LIMIT = 64 * 1024  #: bytes of either file
 
 

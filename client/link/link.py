@@ -39,7 +39,6 @@ from client.link import supernode
 from client.link.bridge_client import VARIABLE, PlantClient
 from client.link.files import (
     AUTHORITY,
-    KEY,
     LINK,
     LOG,
     SETTINGS,
@@ -53,6 +52,7 @@ from client.link.presence import Presence
 from client.link.supernode import State
 from common.errors import ConfigError, EngineError, IdentityError, TransferlineError
 from common.files import write_atomic
+from common.pki.keys import LINK_KEY
 from common.supervise import Program, Status, Supervisor
 from common.supervise import State as Running
 
@@ -221,7 +221,7 @@ class Link:
     def _identity(self) -> tuple[bytes, ...]:
         """Return what SuperNode reads when it starts: with another key or CA it starts anew."""
         found = []
-        for name in (KEY, AUTHORITY):
+        for name in (LINK_KEY, AUTHORITY):
             with contextlib.suppress(OSError):
                 found.append((self._folder / name).read_bytes())
         return tuple(found)

@@ -23,7 +23,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from client.link.bridge_client import VARIABLE
-from client.link.files import AUTHORITY, KEY, LOG, LinkSettings
+from client.link.files import AUTHORITY, LOG, LinkSettings
+from common.pki.keys import LINK_KEY
 from common.supervise import Program
 
 NAME = "supernode"
@@ -137,7 +138,7 @@ def program(
     folder : the link's.
     orphan : asked before each start for the node to sign off first; "" for none.
     """
-    authority, key = str(folder / AUTHORITY), str(folder / KEY)
+    authority, key = str(folder / AUTHORITY), str(folder / LINK_KEY)
 
     def command() -> list[str]:
         node = orphan()

@@ -27,9 +27,9 @@ from sqlalchemy.orm import Session
 from common.endpoint import Endpoint, serve
 from common.metrics import OTHER, Family, Sheet, expiry
 from common.orders import Kind
+from common.version import program_version
 from server.metrics import families as m
 from server.metrics.totals import Sums, Totals, seconds_of
-from server.releases import program_version
 from server.state.store import Store
 from server.state.tables import (
     ENROLLED,

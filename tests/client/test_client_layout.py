@@ -12,7 +12,6 @@ import pytest
 
 from client.layout import (
     CLOSED,
-    LINK,
     Account,
     account,
     federation_of,
@@ -21,6 +20,7 @@ from client.layout import (
     lay_out,
     open_settings,
 )
+from client.link.files import LINK
 from common.config import FederationConfig
 from common.errors import ConfigError, StateError
 
