@@ -22,12 +22,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchmetrics.functional.classification import (
-    binary_auroc,
-    multiclass_accuracy,
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-)
 
 from client.tasks.errors import Errors
 from client.tasks.ranks import Ranks
@@ -106,11 +100,14 @@ def scores(
     TrainingError
         If a probability is not finite.
     """
+    # With all that it imports it takes as long to load as torch, and only reports need it.
+    from torchmetrics.functional import classification as metrics  # noqa: PLC0415
+
     _check(probabilities, truth)
     count = len(classes)
     said = torch.from_numpy(np.ascontiguousarray(probabilities, dtype=np.float32))
     true = torch.from_numpy(np.ascontiguousarray(truth, dtype=np.int64))
-    confusion = multiclass_confusion_matrix(said, true, num_classes=count).numpy()
+    confusion = metrics.multiclass_confusion_matrix(said, true, num_classes=count).numpy()
     support = confusion.sum(axis=1)
     recall = confusion.diagonal() / np.maximum(support, 1)
     likelihood = said[torch.arange(len(true)), true].clamp_min(_SMALLEST)
@@ -121,15 +118,19 @@ def scores(
         p_good = np.asarray(probabilities)[:, list(classes).index(good)]
         escape = escape_rate(p_good, is_good, budget=false_reject_budget)
     return {
-        "accuracy": float(multiclass_accuracy(said, true, num_classes=count, average="micro")),
+        "accuracy": float(
+            metrics.multiclass_accuracy(said, true, num_classes=count, average="micro")
+        ),
         "balanced_accuracy": float(recall[support > 0].mean()),
-        "macro_f1": float(multiclass_f1_score(said, true, num_classes=count, average="macro")),
+        "macro_f1": float(
+            metrics.multiclass_f1_score(said, true, num_classes=count, average="macro")
+        ),
         "recall": {
             name: float(recall[label]) if support[label] else None
             for label, name in enumerate(classes)
         },
         "confusion": confusion.tolist(),
-        "auroc": float(binary_auroc(said[:, 1], true)) if ranked else None,
+        "auroc": float(metrics.binary_auroc(said[:, 1], true)) if ranked else None,
         "escape_rate": escape,
         "loss": float(-likelihood.double().log().mean()),
     }
