@@ -17,6 +17,9 @@ from tests.e2e.moments import at, committing, filed, round_closed, round_started
 from tests.e2e.undisturbed import settings, undisturbed
 
 NAMES = ("ash", "elm", "oak")
+ROUNDS = 4
+#: Forty steps are long enough to be killed in.
+FEDERATION = settings(rounds=ROUNDS, steps=40)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -25,13 +28,41 @@ Deployed = tuple[Centre, dict[str, Plant]]
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory, small_plants: Path) -> Iterator[Deployed]:
-    """A centre with three connected plants, and a finished run of two rounds."""
+    """A centre with three connected plants, and a run in which every process was killed."""
     root = tmp_path_factory.mktemp("deployed")
-    with deployment(root, federation=settings(), data=small_plants, names=NAMES) as found:
-        centre, _ = found
+    with deployment(root, federation=FEDERATION, data=small_plants, names=NAMES) as found:
+        centre, plants = found
         run = centre.run()
+        kill_at_every_stage(centre, plants, run)
         assert centre.finish(run) == "finished", centre.output()
+        wait_connected(centre, NAMES)
         yield found
+
+
+def kill_at_every_stage(centre: Centre, plants: dict[str, Plant], run: str) -> None:
+    """Kill -9 of daemon, SuperNode, ServerApp, SuperLink and the centre's daemon, in one run."""
+    ash, elm = plants["ash"], plants["elm"]
+
+    at(training(ash, 1), what="training at ash")
+    ash.kill("daemon")
+    ash.start()
+
+    at(round_started(centre, run, 2), what="order of round 2")
+    before_filed = filed(elm)
+    elm.kill("supernode")
+
+    at(before_filed, what="answer of elm")
+    at(round_started(centre, run, 3), what="order of round 3")
+    centre.kill("serverapp")
+
+    at(committing(centre, 3), what="release 3")
+    centre.kill("superlink")
+
+    at(round_closed(centre, run, 3), what="end of round 3")
+    at(training(ash, 4), what="training at ash in round 4")
+    centre.kill("daemon")
+    assert centre.leftovers() == []
+    centre.up()
 
 
 def test_releases_are_those_of_the_simulation(
@@ -39,7 +70,7 @@ def test_releases_are_those_of_the_simulation(
 ) -> None:
     centre, _ = deployed
     expected = undisturbed(
-        tmp_path / "local", federation=settings(), data=small_plants, names=NAMES
+        tmp_path / "local", federation=FEDERATION, data=small_plants, names=NAMES
     )
     assert centre.releases() == expected
 
@@ -48,8 +79,8 @@ def test_every_plant_answered_each_order_once_and_adopted(deployed: Deployed) ->
     _, plants = deployed
     for plant in plants.values():
         answers = plant.ask("history")
-        assert [answer["outcome"] for answer in answers] == ["done"] * 3, plant.output()
-        assert [answer["round"] for answer in answers] == [1, 2, 3]
+        assert [answer["outcome"] for answer in answers] == ["done"] * (ROUNDS + 1), plant.output()
+        assert [answer["round"] for answer in answers] == [*range(1, ROUNDS + 2)]
         assert any(model["deployed"] for model in plant.ask("personal"))
 
 
@@ -110,47 +141,9 @@ def test_a_used_token_lets_nobody_in(
     assert not (thief.folder / "plant.toml").exists()
 
 
-def test_killed_at_every_stage_it_ends_with_the_same_releases(
-    small_plants: Path, tmp_path: Path
-) -> None:
-    """Kill -9 of daemon, SuperNode, SuperLink, ServerApp and the centre's daemon, in one run."""
-    federation = settings(rounds=4, steps=40)
-    expected = undisturbed(
-        tmp_path / "local", federation=federation, data=small_plants, names=NAMES
-    )
-    with deployment(tmp_path, federation=federation, data=small_plants, names=NAMES) as (
-        centre,
-        plants,
-    ):
-        ash, elm = plants["ash"], plants["elm"]
-        run = centre.run()
-
-        at(training(ash, 1), what="training at ash")
-        ash.kill("daemon")
-        ash.start()
-
-        at(round_started(centre, run, 2), what="order of round 2")
-        before_filed = filed(elm)
-        elm.kill("supernode")
-
-        at(before_filed, what="answer of elm")
-        at(round_started(centre, run, 3), what="order of round 3")
-        centre.kill("serverapp")
-
-        at(committing(centre, 3), what="release 3")
-        centre.kill("superlink")
-
-        at(round_closed(centre, run, 3), what="end of round 3")
-        at(training(ash, 4), what="training at ash in round 4")
-        centre.kill("daemon")
-        assert centre.leftovers() == []
-        centre.up()
-
-        assert centre.finish(run) == "finished", centre.output()
-        assert centre.releases() == expected
-        centre.command("releases", str(centre.folder), "verify")
-        centre.command("log", str(centre.folder), "verify")
-        wait_connected(centre, NAMES)
-        for side in (*plants.values(), centre):
-            assert side.stop() == 0, side.output()
-            assert side.leftovers() == []
+def test_it_ends_when_asked_and_leaves_no_process(deployed: Deployed) -> None:
+    """The last test: it stops what the others look at."""
+    centre, plants = deployed
+    for side in (*plants.values(), centre):
+        assert side.stop() == 0, side.output()
+        assert side.leftovers() == []
