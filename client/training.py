@@ -143,7 +143,7 @@ class Trainer:
         if made is None:
             return self.embed(network, indices)
         network.eval()
-        inputs = made(self.inputs(indices), torch.Generator().manual_seed(self.seed))
+        inputs = made(self.raw(indices), torch.Generator().manual_seed(self.seed))
         batches = torch.split(inputs, EVALUATION_BATCH)
         with self.precision():
             return torch.cat([network.embed(batch).float() for batch in batches])

@@ -81,7 +81,7 @@ class Task(Protocol):
         ...
 
     def head_transform(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
-        """Return what makes the input that a head fits itself to; None: the evaluation's."""
+        """Return what makes of a raw batch what a head fits itself to; None: the evaluation's."""
         ...
 
     def weights(self, data: PlantData, indices: Tensor) -> Tensor | None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from client.fitting import network_for
 from client.methods import FEDERATED, alone
 from client.plant import Plant
 from client.tasks import task_of
@@ -16,6 +17,7 @@ from client.tasks.anomaly import AnomalyTask, Moved
 from client.tasks.metrics import Prediction
 from client.tasks.ranks import placements
 from client.tasks.transforms import Normalise
+from client.training import Trainer
 from common.backbone import Part, load_source, parts, read_tensors
 from common.backbones.memory import MemoryHead
 from common.config import FederationConfig, PlantConfig
@@ -217,6 +219,20 @@ def test_a_batch_is_seen_in_three_forms(plants: Path, config: FederationConfig) 
     sure = task.loss(right, zeros, weights=None, data=data)
     wrong = task.loss(right.flip(0), zeros, weights=None, data=data)
     assert sure < wrong
+
+
+def test_a_head_is_fitted_to_images_as_the_network_will_see_them(
+    plants: Path, config: FederationConfig
+) -> None:
+    task, data = task_of(config, settings(plants)), load(plants, config)
+    network = network_for(config, data, device=torch.device("cpu"))
+    trainer = Trainer(task=task, data=data, config=config, device=torch.device("cpu"), seed=0)
+    seen: list[torch.Tensor] = []
+    network.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+
+    trainer.fit_head(network, data.train[:4])
+
+    torch.testing.assert_close(seen[0][:4], trainer.inputs(data.train[:4]))
 
 
 def test_decoded_scores_still_rank_where_they_are_tiny(
