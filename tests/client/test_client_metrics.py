@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -10,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-import common.errors
 from client import metric_families as m
 from client import metrics
 from client.desk.ledger import Answer, Ledger
@@ -21,12 +19,15 @@ from client.personal import PersonalStore
 from common.errors import ConfigError, IdentityError, StateError
 from common.metrics import OTHER
 from common.pki import Authority, Role, make_identity
+from tests.scrape import ERROR_CODES, Scraped
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-class Desk:
+class Desk(Scraped):
     """A plant's folder with a ledger, and what a scrape says of it."""
+
+    prefix = "transferline_daemon_"
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -57,16 +58,8 @@ class Desk:
         }
         self.ledger.add(Answer(**defaults | fields))
 
-    def text(self, registry: CollectorRegistry | None = None) -> str:
-        return generate_latest(registry or self.registry).decode()
-
     def samples(self, registry: CollectorRegistry | None = None) -> dict[str, float]:
-        found = {}
-        for family in text_string_to_metric_families(self.text(registry)):
-            for sample in family.samples:
-                labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
-                name = sample.name.removeprefix("transferline_daemon_")
-                found[f"{name}{{{labels}}}" if labels else name] = sample.value
+        found = super().samples(registry)
         return {key: value for key, value in found.items() if not key.startswith("disk_free")}
 
 
@@ -216,12 +209,7 @@ def test_every_label_has_a_value_that_is_declared(busy: Desk) -> None:
 
 
 def test_every_error_code_is_declared() -> None:
-    codes = {
-        kind.code
-        for kind in vars(common.errors).values()
-        if isinstance(kind, type) and issubclass(kind, common.errors.TransferlineError)
-    }
-    assert codes <= set(m.REASONS)
+    assert set(m.REASONS) >= ERROR_CODES
 
 
 def test_it_loads_no_training_code() -> None:
@@ -231,10 +219,4 @@ def test_it_loads_no_training_code() -> None:
 
 
 def test_promtool_has_nothing_to_say(busy: Desk) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed: apt install prometheus")
-    checked = subprocess.run(
-        [promtool, "check", "metrics"], input=busy.text(), text=True, capture_output=True
-    )
-    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    busy.check_by_promtool()

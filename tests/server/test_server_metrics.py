@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import delete
 
-import common.errors
 from common.metrics import OTHER
 from server.metrics import families as m
 from server.metrics import metrics
@@ -31,12 +28,13 @@ from server.state.tables import (
     RunRow,
     TokenRow,
 )
+from tests.scrape import ERROR_CODES, Scraped
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Centre:
+class Centre(Scraped):
     """A store with rows as the centre writes them, and what a scrape says of it."""
 
     def __init__(self, home: Path, url: str = "") -> None:
@@ -55,19 +53,6 @@ class Centre:
             for row in rows:
                 session.merge(row)
                 session.flush()
-
-    def text(self, registry: CollectorRegistry | None = None) -> str:
-        return generate_latest(registry or self.registry).decode()
-
-    def samples(self, registry: CollectorRegistry | None = None) -> dict[str, float]:
-        """Return values by `name{labels}`, labels sorted."""
-        found = {}
-        for family in text_string_to_metric_families(self.text(registry)):
-            for sample in family.samples:
-                labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
-                name = sample.name.removeprefix("transferline_")
-                found[f"{name}{{{labels}}}" if labels else name] = sample.value
-        return found
 
     def told(self, registry: CollectorRegistry | None = None) -> dict[str, float]:
         """Return the samples but for the disk, which changes by itself."""
@@ -355,13 +340,8 @@ def test_every_reason_of_the_program_is_declared() -> None:
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "Rejected"
         if isinstance(call.args[0], ast.Constant)
     }
-    codes = {
-        kind.code
-        for kind in vars(common.errors).values()
-        if isinstance(kind, type) and issubclass(kind, common.errors.TransferlineError)
-    }
     assert len(raised) > 8
-    assert raised | codes <= set(m.REASONS)
+    assert raised | ERROR_CODES <= set(m.REASONS)
 
 
 @pytest.mark.parametrize(
@@ -459,10 +439,4 @@ def metrics_status(**fields: Any) -> Any:
 
 
 def test_promtool_has_nothing_to_say(busy: Centre) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed: apt install prometheus")
-    checked = subprocess.run(
-        [promtool, "check", "metrics"], input=busy.text(), text=True, capture_output=True
-    )
-    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    busy.check_by_promtool()
