@@ -46,6 +46,19 @@ def config_of(small_config: FederationConfig, changed: Change) -> Callable[..., 
     return make
 
 
+@pytest.fixture
+def answer_of(
+    release_of: Callable[..., Release], order_for: Callable[..., Order]
+) -> Callable[..., Reply]:
+    """Return ``answer_of(plant, config, **order)``: by these settings, from their source."""
+
+    def answer(plant: Plant, config: FederationConfig, **order: Any) -> Reply:
+        release = release_of(config)
+        return plant.answer(order_for(config, release, **order), release)
+
+    return answer
+
+
 def update_of(reply: Reply) -> np.ndarray:
     assert reply.outcome is Outcome.DONE, reply.reason
     assert reply.payload is not None
@@ -57,19 +70,16 @@ def test_nothing_beside_the_update_tells_of_the_images(
     unit: str,
     plant_of: PlantOf,
     config_of: Callable[..., FederationConfig],
-    release_of: Callable[..., Release],
-    order_for: Callable[..., Order],
+    answer_of: Callable[..., Reply],
 ) -> None:
-    config = config_of(unit)
-    release = release_of(config)
-    plant = plant_of("ash")
-    reply = plant.answer(order_for(config, release), release)
+    config, plant = config_of(unit), plant_of("ash")
+    reply = answer_of(plant, config)
     assert update_of(reply).any()
     assert (reply.scores, reply.seconds, reply.notes) == ({}, {}, {})
     assert reply.weight == config.server.max_weight
     # The plant itself sees them.
     assert plant.facts["scores"]["trained"]["balanced_accuracy"] >= 0
-    adopted = plant.answer(order_for(config, release, round=2, kind=Kind.ADOPT), release)
+    adopted = answer_of(plant, config, round=2, kind=Kind.ADOPT)
     assert adopted.outcome is Outcome.DONE
     assert (adopted.scores, adopted.seconds, adopted.notes) == ({}, {}, {})
     assert plant.facts["notes"]["why"]
@@ -86,12 +96,10 @@ def test_a_plant_that_asks_for_privacy_tells_nothing_whatever_the_order_says(
     asked: dict[str, Any],
     plant_of: PlantOf,
     small_config: FederationConfig,
-    release_of: Callable[..., Release],
-    order_for: Callable[..., Order],
+    answer_of: Callable[..., Reply],
 ) -> None:
-    release = release_of(small_config)
     plant = plant_of("ash", policy=PolicySection(**asked))
-    reply = plant.answer(order_for(small_config, release, kind=Kind.ADOPT), release)
+    reply = answer_of(plant, small_config, kind=Kind.ADOPT)
     assert reply.outcome is Outcome.DONE
     assert (reply.scores, reply.seconds, reply.notes) == ({}, {}, {})
     # It adopts all the same, and sees the scores itself.
@@ -104,16 +112,15 @@ def test_frozen_statistics_get_no_noise(
     plant_of: PlantOf,
     config_of: Callable[..., FederationConfig],
     release_of: Callable[..., Release],
-    order_for: Callable[..., Order],
+    answer_of: Callable[..., Reply],
 ) -> None:
     """Noise on variances would make them negative, and the network useless."""
     config = config_of("plant")
-    release = release_of(config)
-    update = update_of(plant_of("ash").answer(order_for(config, release), release))
+    update = update_of(answer_of(plant_of("ash"), config))
     network = build(config.backbone, classes=2, image_size=config.image_size)
     parameters = {name for name, _ in network.named_parameters()}
     names = [name for name, part in parts(network).items() if part is not Part.HEAD]
-    for name, _, place in release.schema.subset(frozenset(names)).slices():
+    for name, _, place in release_of(config).schema.subset(frozenset(names)).slices():
         assert update[place].any() == (name in parameters), name
 
 
@@ -122,14 +129,12 @@ def test_stages_that_are_held_still_get_no_noise(
     config_of: Callable[..., FederationConfig],
     changed: Change,
     release_of: Callable[..., Release],
-    order_for: Callable[..., Order],
+    answer_of: Callable[..., Reply],
 ) -> None:
     for unit in ("plant", "record"):
         config = changed(config_of(unit), training={"freeze_until": "conv5"})
-        release = release_of(config)
-        plant = plant_of("ash", folder=unit)
-        update = update_of(plant.answer(order_for(config, release), release))
-        for name, _, place in release.schema.slices():
+        update = update_of(answer_of(plant_of("ash", folder=unit), config))
+        for name, _, place in release_of(config).schema.slices():
             assert not update[place].any() or name.startswith("backbone.conv5."), name
 
 
@@ -138,8 +143,7 @@ def test_no_step_of_what_is_sent_is_without_noise(
     method: str,
     plant_of: PlantOf,
     config_of: Callable[..., FederationConfig],
-    release_of: Callable[..., Release],
-    order_for: Callable[..., Order],
+    answer_of: Callable[..., Reply],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The head is never fitted without noise, and other training ends before the update is cut."""
@@ -153,9 +157,7 @@ def test_no_step_of_what_is_sent_is_without_noise(
     monkeypatch.setattr(Trainer, "fit", watched)
     classes = {"classes": ("dark", "light")} if method == "fedprox" else {}
     config = config_of("record").model_copy(update={"method": method, **classes})
-    release = release_of(config)
-    reply = plant_of("ash").answer(order_for(config, release), release)
-    assert update_of(reply).any()
+    assert update_of(answer_of(plant_of("ash"), config)).any()
     # Ditto's personal model is trained without noise, and stays.
     assert trained == ([True] if method == "ditto" else [])
 
@@ -166,8 +168,7 @@ def test_private_steps_go_on_from_private_steps_alone(
     plant_of: PlantOf,
     config_of: Callable[..., FederationConfig],
     changed: Change,
-    release_of: Callable[..., Release],
-    order_for: Callable[..., Order],
+    answer_of: Callable[..., Reply],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Within a run the centre may order another unit: then the head begins at zero again."""
@@ -185,11 +186,11 @@ def test_private_steps_go_on_from_private_steps_alone(
 
     monkeypatch.setattr(dpsgd, "fit", watched)
     monkeypatch.setattr(plants, "protect", seen)
-    plant, release = plant_of("ash"), release_of(config_of("record"))
+    plant = plant_of("ash")
     for number, of in enumerate((unit, "record", "record", unit, "record"), start=1):
         form = {"form": "top_k", "error_feedback": of != "plant"}
         config = changed(config_of(of), update=form)
-        reply = plant.answer(order_for(config, release, round=number), release)
+        reply = answer_of(plant, config, round=number)
         assert reply.outcome is Outcome.DONE, reply.reason
     # The first private round is as a plant's first; later ones go on from those before.
     assert [head > 0 for head in heads] == [False, True, True]
@@ -217,12 +218,10 @@ def test_every_method_is_private_or_refused(config_of: Callable[..., FederationC
 def test_a_budget_ends_the_rounds_before_training(
     plant_of: PlantOf,
     config_of: Callable[..., FederationConfig],
-    release_of: Callable[..., Release],
-    order_for: Callable[..., Order],
+    answer_of: Callable[..., Reply],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = config_of("record")
-    release, plant = release_of(config), plant_of("ash")
+    config, plant = config_of("record"), plant_of("ash")
     cost = cost_of(config)
     assert cost is not None
     budget = epsilon([cost], delta=1e-5).value * 1.01
@@ -230,15 +229,14 @@ def test_a_budget_ends_the_rounds_before_training(
     allowed = text.replace("[policy]", f"[policy]\nprivacy_budget = {budget}")
     write_atomic(plant.folder / "plant.toml", allowed.encode())
 
-    first = order_for(config, release)
-    reply = plant.answer(first, release)
+    reply = answer_of(plant, config)
     update_of(reply)
-    again = plant.answer(first, release)
+    again = answer_of(plant, config)
     assert again.payload == reply.payload
     assert len(plant.spending.charges()) == 1
 
     monkeypatch.setattr(Plant, "_train", lambda *args: pytest.fail("trained"))
-    refused = plant.answer(order_for(config, release, round=2), release)
+    refused = answer_of(plant, config, round=2)
     assert refused.outcome is Outcome.DECLINED
     assert refused.reason.startswith("privacy spent must be at most epsilon")
     assert len(plant.spending.charges()) == 1
@@ -268,28 +266,25 @@ def test_whenever_a_plant_is_killed_no_look_at_it_is_free(
     charges: int,
     plant_of: PlantOf,
     config_of: Callable[..., FederationConfig],
-    release_of: Callable[..., Release],
-    order_for: Callable[..., Order],
+    answer_of: Callable[..., Reply],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A charge is on disk before what it pays for can leave the plant."""
-    config = config_of("record")
-    release, plant = release_of(config), plant_of("ash")
-    order = order_for(config, release)
+    config, plant = config_of("record"), plant_of("ash")
 
     def kill(*_: Any) -> None:
         raise Killed
 
     if place is None:
-        kept = plant.answer(order, release).payload
+        kept = answer_of(plant, config).payload
     else:
         kept = None
         with monkeypatch.context() as patch:
             patch.setattr(*place, kill)
             with pytest.raises(Killed):
-                plant.answer(order, release)
+                answer_of(plant, config)
     assert [charge.sent for charge in Spending(plant.folder).charges()] == [sent]
-    again = plant.answer(order, release)
+    again = answer_of(plant, config)
     assert update_of(again).any()
     assert kept in (None, again.payload)
     assert [charge.sent for charge in Spending(plant.folder).charges()] == [True] * charges
@@ -298,17 +293,14 @@ def test_whenever_a_plant_is_killed_no_look_at_it_is_free(
 def test_a_round_that_failed_is_not_charged_twice(
     plant_of: PlantOf,
     config_of: Callable[..., FederationConfig],
-    release_of: Callable[..., Release],
-    order_for: Callable[..., Order],
+    answer_of: Callable[..., Reply],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = config_of("record")
-    release, plant = release_of(config), plant_of("ash")
-    order = order_for(config, release)
+    config, plant = config_of("record"), plant_of("ash")
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "validate", _full)
-        assert plant.answer(order, release).outcome is Outcome.FAILED
-    update_of(plant.answer(order, release))
+        assert answer_of(plant, config).outcome is Outcome.FAILED
+    update_of(answer_of(plant, config))
     assert [charge.sent for charge in plant.spending.charges()] == [True]
 
 
