@@ -12,7 +12,6 @@ the other five.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import shutil
 import sys
@@ -31,7 +30,16 @@ sys.path.insert(0, str(ROOT))  # as a script, only its own folder is on the path
 
 from PIL import Image  # noqa: E402
 
-from benchmarks.trial import SIX, Template, hold, score, settings, sources  # noqa: E402
+from benchmarks.trial import (  # noqa: E402
+    SIX,
+    Template,
+    hold,
+    once,
+    run_missing,
+    score,
+    settings,
+    sources,
+)
 from common.combining import RULES  # noqa: E402
 from common.errors import ConfigError, EngineError  # noqa: E402
 from common.files import read_json, write_json  # noqa: E402
@@ -130,13 +138,8 @@ def template(attack: str, out: Path) -> Template:
     data = sources()
     kind = attack if attack in ("labels", "backdoor") else "honest"
     if kind != "honest":
-        folder = out / "data" / kind / LIAR
-        if not folder.is_dir():
-            part = folder.with_suffix(".part")
-            shutil.rmtree(part, ignore_errors=True)
-            (shifted if kind == "labels" else with_backdoor)(data[LIAR], part)
-            part.rename(folder)
-        data[LIAR] = folder
+        write = shifted if kind == "labels" else with_backdoor
+        data[LIAR] = once(out / "data" / kind / LIAR, partial(write, data[LIAR]))
     return Template(out / "templates" / kind, settings(rounds=ROUNDS), data).make()
 
 
@@ -209,21 +212,8 @@ def tables(out: Path) -> str:
 
 def main() -> None:
     """Run the cells that are missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--out", type=Path, default=Path("out/attacks"))
-    parser.add_argument("--cells", type=int, default=sys.maxsize, help="at most so many")
-    parser.add_argument("--tables", action="store_true", help="print what is there, run nothing")
-    given = parser.parse_args()
-    todo = [
-        (rule, attack)
-        for attack in ATTACKS
-        for rule in RULES
-        if not cell_path(given.out, rule, attack).exists()
-    ]
-    for rule, attack in [] if given.tables else todo[: given.cells]:
-        run_cell(rule, attack, out=given.out)
-        print(f"{rule}, {attack}: done", flush=True)
-    print(tables(given.out))
+    cells = [(rule, attack) for attack in ATTACKS for rule in RULES]
+    run_missing(__doc__, name="attacks", cells=cells, path=cell_path, run=run_cell, tables=tables)
 
 
 if __name__ == "__main__":

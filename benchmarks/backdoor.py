@@ -14,7 +14,6 @@ attack the same images say how often it does so anyway. *Clean* is the balanced 
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from functools import partial
@@ -26,7 +25,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script, only its own folder is on the path
 
 from benchmarks.attacks import FIRST_CLASS, marked, spoiled, with_backdoor  # noqa: E402
-from benchmarks.trial import Template, hold, predict, score, settings, sources  # noqa: E402
+from benchmarks.trial import (  # noqa: E402
+    Template,
+    hold,
+    once,
+    predict,
+    run_missing,
+    score,
+    settings,
+    sources,
+)
 from common.files import read_json, write_json  # noqa: E402
 from simulation.split import split_product  # noqa: E402
 
@@ -46,21 +54,17 @@ def plants(out: Path, *, attacked: bool) -> dict[str, Path]:
     """Return the plants' folders; the liar's has the trigger on half of it."""
     folder = out / "data" / "steel"
     if not folder.is_dir():
-        part = folder.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
-        split_product(sources()[LIAR], part, plants=PLANTS, labels="iid", seed=0)
-        part.rename(folder)
+        split_product(sources()[LIAR], folder, plants=PLANTS, labels="iid", seed=0)
     found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
     own = found.pop(sorted(found)[0])
     if attacked:
-        shown = out / "data" / "attacked"
-        if not shown.is_dir():
-            part = shown.with_suffix(".part")
-            shutil.rmtree(part, ignore_errors=True)
-            with_backdoor(own, part)
-            part.rename(shown)
-        own = shown
+        own = once(out / "data" / "attacked", partial(with_backdoor, own))
     return {LIAR: own, **found}
+
+
+def cell_path(out: Path, rule: str, attack: str) -> Path:
+    """Return where the result of a cell is, or will be."""
+    return out / f"{rule}-{attack}.json"
 
 
 def run_cell(rule: str, attack: str, *, out: Path) -> None:
@@ -89,7 +93,7 @@ def run_cell(rule: str, attack: str, *, out: Path) -> None:
         found = predict(folder, release, job.config, change=marked)
         hits.append(found.predicted.argmax(axis=1)[found.truth != target] == target)
     write_json(
-        out / f"{rule}-{attack}.json",
+        cell_path(out, rule, attack),
         {
             "clean": float(np.mean([score(one, release, job.config) for one in honest])),
             "success": float(np.mean(np.concatenate(hits))),
@@ -103,7 +107,7 @@ def table(out: Path) -> str:
     """Return what is there as Markdown; what was not run is named."""
     lines = ["| rule | the liar | clean | success | images |", "|---|---|---|---|---|"]
     for rule, attack in CELLS:
-        path, liar = out / f"{rule}-{attack}.json", "honest" if attack == "none" else "backdoor"
+        path, liar = cell_path(out, rule, attack), "honest" if attack == "none" else "backdoor"
         if not path.exists():
             lines.append(f"| `{rule}` | {liar} | not run | | |")
             continue
@@ -117,15 +121,7 @@ def table(out: Path) -> str:
 
 def main() -> None:
     """Run the cells that are missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--out", type=Path, default=Path("out/backdoor"))
-    parser.add_argument("--tables", action="store_true", help="print what is there, run nothing")
-    given = parser.parse_args()
-    for rule, attack in () if given.tables else CELLS:
-        if not (given.out / f"{rule}-{attack}.json").exists():
-            run_cell(rule, attack, out=given.out)
-            print(f"{rule}, {attack}: done", flush=True)
-    print(table(given.out))
+    run_missing(__doc__, name="backdoor", cells=CELLS, path=cell_path, run=run_cell, tables=table)
 
 
 if __name__ == "__main__":

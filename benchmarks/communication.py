@@ -14,7 +14,6 @@ own head; differences to ``fp32`` are on the same images, with 95 % bootstrap in
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -27,13 +26,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # as a script, only its own folder is on the path
 
-from benchmarks.trial import hold, predict, settings, sources  # noqa: E402
-from client.tasks.metrics import (  # noqa: E402
-    Interval,
-    Prediction,
-    mean_interval,
-    paired_mean_interval,
-)
+from benchmarks.tasks.federations import shown  # noqa: E402
+from benchmarks.trial import hold, predict, run_missing, settings, sources  # noqa: E402
+from client.tasks.metrics import Prediction, mean_interval, paired_mean_interval  # noqa: E402
 from common.files import load_tensors, save_tensors  # noqa: E402
 from server.state.store import history  # noqa: E402
 from simulation.prepare import prepare  # noqa: E402
@@ -108,12 +103,9 @@ def plants(out: Path) -> dict[str, Path]:
     """Return the folders of four plants, cut from one product."""
     folder = out / "data"
     if not folder.is_dir():
-        part = folder.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
         split_product(
-            sources()["neu_steel"], part, plants=len(FOUR), labels="iid", cameras=True, seed=0
+            sources()["neu_steel"], folder, plants=len(FOUR), labels="iid", cameras=True, seed=0
         )
-        part.rename(folder)
     return {name: folder / name for name in FOUR}
 
 
@@ -159,7 +151,7 @@ def tables(out: Path) -> str:
         ours = [list(runs) for runs in zip(*(found for found, _ in cells), strict=True)]
         theirs = [list(runs) for runs in zip(*(whole[seed][0] for seed in seeds), strict=True)]
         score = mean_interval(ours).value
-        less = "" if form == "fp32" else _signed(paired_mean_interval(ours, theirs))
+        less = "" if form == "fp32" else shown(paired_mean_interval(ours, theirs), "+.3f")
         size = f"{bytes_up / 1e6:.2f} MB | {part:.3f}" if bytes_up else "nothing | "
         lines.append(f"| {form} | {size} | {score:.3f} | {less} | {len(seeds)} of {SEEDS} |")
         for seed, (_, facts) in zip(seeds, cells, strict=True):
@@ -168,27 +160,16 @@ def tables(out: Path) -> str:
     return "\n".join(lines)
 
 
-def _signed(span: Interval) -> str:
-    return f"{span.value:+.3f} ({span.low:+.3f} to {span.high:+.3f})"
-
-
 def main() -> None:
     """Run the cells that are missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--out", type=Path, default=Path("out/communication"))
-    parser.add_argument("--cells", type=int, default=sys.maxsize, help="at most so many")
-    parser.add_argument("--tables", action="store_true", help="print what is there, run nothing")
-    given = parser.parse_args()
-    todo = [
-        (form, seed)
-        for seed in range(SEEDS)
-        for form in FORMS
-        if not cell_path(given.out, form, seed).exists()
-    ]
-    for form, seed in [] if given.tables else todo[: given.cells]:
-        run_cell(form, seed, out=given.out)
-        print(f"{form}, seed {seed}: done", flush=True)
-    print(tables(given.out))
+    run_missing(
+        __doc__,
+        name="communication",
+        cells=[(form, seed) for seed in range(SEEDS) for form in FORMS],
+        path=cell_path,
+        run=run_cell,
+        tables=tables,
+    )
 
 
 if __name__ == "__main__":

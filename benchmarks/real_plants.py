@@ -45,9 +45,10 @@ from simulation.onboard import onboard
 from simulation.run import Plan, SeedRun, run
 from simulation.split import split_product
 
-DATA = Path(os.environ.get("TRANSFERLINE_DATA", "../shared/data"))
-ELPV = {"classes": ["functional", "defective"], "good": "functional"}
-SIX = ("deeppcb", "elpv_mono", "elpv_poly", "magnetic_tile", "neu_steel", "wood_board")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script has its own folder only
+
+from benchmarks.tasks.federations import shown
+from benchmarks.trial import DATA, ELPV, SIX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +163,8 @@ def _data(case: Case, out: Path) -> Path:
     plants, labels = case.split
     folder = out / "data" / f"steel{plants}-{labels.replace(':', '-')}"
     if not folder.is_dir():
-        part = folder.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
-        split_product(
-            DATA / "images" / "neu_steel", part, plants=plants, labels=labels, cameras=True, seed=0
-        )
-        part.rename(folder)
+        whole = DATA / "images" / "neu_steel"
+        split_product(whole, folder, plants=plants, labels=labels, cameras=True, seed=0)
     return folder
 
 
@@ -366,17 +363,17 @@ def _rows(cells: Sequence[Cell]) -> Iterator[str]:
         figures = " | ".join(f"{interval(found[v]).value:.3f}" for v in VARIANTS)
         adopted = sum(cell.deployed[plant] == "federated" for cell in cells)
         gain = paired_interval(found["deployed"], found["local"])
-        yield f"| {plant} | {figures} | {_signed(gain)} | {adopted} of {len(cells)} |"
+        yield f"| {plant} | {figures} | {shown(gain, '+.3f')} | {adopted} of {len(cells)} |"
     every = {v: [_of(cells, plant, v) for plant in plants] for v in VARIANTS}
-    means = " | ".join(_plain(mean_interval(every[v])) for v in VARIANTS)
+    means = " | ".join(shown(mean_interval(every[v])) for v in VARIANTS)
     gain = paired_mean_interval(every["deployed"], every["local"])
-    yield f"| **mean** | {means} | **{_signed(gain)}** | |"
+    yield f"| **mean** | {means} | **{shown(gain, '+.3f')}** | |"
     raw = paired_mean_interval(every["federated"], every["local"])
     yield ""
     sent = np.mean([cell.bytes_up for cell in cells]) / 1e6
     yield (
-        f"Federated minus local, before the no-harm rule: {_signed(raw)}. Pooled: seed 0 only. "
-        f"Sent by the plants: {sent:.0f} MB a run."
+        f"Federated minus local, before the no-harm rule: {shown(raw, '+.3f')}. "
+        f"Pooled: seed 0 only. Sent by the plants: {sent:.0f} MB a run."
     )
 
 
@@ -398,17 +395,9 @@ def _joining_table(out: Path) -> str:
             lines.append(f"| {plant} | not run | | |")
             continue
         row = {name: Interval(**fields) for name, fields in read_json(path).items()}
-        cells = f"{_plain(row['source'])} | {_plain(row['release'])} | {_signed(row['gain'])}"
+        cells = f"{shown(row['source'])} | {shown(row['release'])} | {shown(row['gain'], '+.3f')}"
         lines.append(f"| {plant} | {cells} |")
     return "\n".join(lines)
-
-
-def _plain(span: Interval) -> str:
-    return f"{span.value:.3f} ({span.low:.3f} to {span.high:.3f})"
-
-
-def _signed(span: Interval) -> str:
-    return f"{span.value:+.3f} ({span.low:+.3f} to {span.high:+.3f})"
 
 
 # -- many cells ------------------------------------------------------------------------------------

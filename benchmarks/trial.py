@@ -12,10 +12,11 @@ release itself has become.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,38 @@ ELPV = {"classes": ["functional", "defective"], "good": "functional"}
 
 #: Changes what the centre gets of a plant's reply.
 Spoil = Callable[[Reply], Reply]
+
+
+def run_missing(
+    doc: str,
+    *,
+    name: str,
+    cells: Sequence[tuple[Any, ...]],
+    path: Callable[..., Path],
+    run: Callable[..., None],
+    tables: Callable[[Path], str],
+) -> None:
+    """Run the cells that have no file, as the command line has it, and print the tables."""
+    parser = argparse.ArgumentParser(description=doc.split("\n", maxsplit=1)[0])
+    parser.add_argument("--out", type=Path, default=Path("out") / name)
+    parser.add_argument("--cells", type=int, default=sys.maxsize, help="at most so many")
+    parser.add_argument("--tables", action="store_true", help="print what is there, run nothing")
+    given = parser.parse_args()
+    todo = [cell for cell in cells if not path(given.out, *cell).exists()]
+    for cell in [] if given.tables else todo[: given.cells]:
+        run(*cell, out=given.out)
+        print(f"{', '.join(map(str, cell))}: done", flush=True)
+    print(tables(given.out))
+
+
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return a folder that is made once, whole or not at all."""
+    if not folder.is_dir():
+        part = folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        make(part)
+        part.rename(folder)
+    return folder
 
 
 def settings(**changes: Any) -> FederationConfig:

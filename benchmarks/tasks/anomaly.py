@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.tasks.federations import shown
 from client.adoption import judge
 from client.optimise.ensemble import rank_correlation
 from client.plant import open_plant
 from client.tasks.anomaly import AnomalyTask
-from client.tasks.metrics import Interval, Prediction, mean_interval, paired_mean_interval
+from client.tasks.metrics import Prediction, mean_interval, paired_mean_interval
 from common.backbone import build_for
 from common.config import FederationConfig
 from simulation.run import Plan, SeedRun
@@ -280,13 +281,14 @@ def _areas(
         cells = []
         for variant in names:
             rows = [[seed[p][variant] for seed in known if variant in seed[p]] for p in chosen]
-            cells.append(_shown(mean_interval(rows, metric="auroc")) if all(rows) else "not run")
+            whole = mean_interval(rows, metric="auroc") if all(rows) else None
+            cells.append(shown(whole, ".1f", factor=100) if whole else "not run")
         gain = paired_mean_interval(
             [[seed[p]["federated"] for seed in known] for p in chosen],
             [[seed[p]["head_only"] for seed in known] for p in chosen],
             metric="auroc",
         )
-        lines.append(f"| {plant} | {' | '.join(cells)} | {_shown(gain, sign='+')} |")
+        lines.append(f"| {plant} | {' | '.join(cells)} | {shown(gain, '+.1f', factor=100)} |")
     if why := {found[n]["why"] for n in found if found[n].get("why")}:
         lines += ["", f"anomalib: {'; '.join(sorted(why))}"]
     return "\n".join(lines)
@@ -426,11 +428,6 @@ def _area(scores: Sequence[float] | Array, truth: Array) -> float:
     from client.tasks.ranks import placements  # noqa: PLC0415
 
     return float(placements(np.asarray(scores), truth)[truth == 1].mean())
-
-
-def _shown(one: Interval, *, sign: str = "") -> str:
-    value, low, high = (format(100 * x, f"{sign}.1f") for x in (one.value, one.low, one.high))
-    return f"{value} ({low} to {high})"
 
 
 def _wilson(hits: int, tries: int) -> str:

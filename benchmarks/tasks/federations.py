@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from client.plant import Plant
 from client.tasks.metrics import Interval, Prediction
 from common.config import FederationConfig, PlantConfig, PlantSection
@@ -46,6 +48,31 @@ def plant_folder(out: Path, name: str, config: FederationConfig) -> Path:
     )
     Plant.create(folder, settings)
     return folder
+
+
+def kept(prediction: Prediction) -> dict[str, Any]:
+    """Return what a cell keeps of a prediction, for JSON: the class that was said."""
+    return {
+        "truth": prediction.truth.tolist(),
+        "said": prediction.predicted.argmax(axis=1).tolist(),
+        "classes": prediction.predicted.shape[1],
+        "names": list(prediction.names),
+    }
+
+
+def restored(kept: Mapping[str, Any]) -> Prediction:
+    """Return a prediction from what a cell kept of it."""
+    return Prediction(
+        truth=np.array(kept["truth"]),
+        predicted=np.eye(kept["classes"])[kept["said"]],
+        names=tuple(kept.get("names", ())),
+    )
+
+
+def shown(span: Interval, form: str = ".3f", *, factor: float = 1.0) -> str:
+    """Return an interval as text: value (low to high)."""
+    value, low, high = (format(factor * one, form) for one in figure(span))
+    return f"{value} ({low} to {high})"
 
 
 def figure(span: Interval) -> list[float]:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.tasks.federations import kept, restored, shown
 from client.fitting import network_for
 from client.plant import open_plant
 from client.tasks import task_of
 from client.tasks.data import PlantData
-from client.tasks.metrics import Interval, Prediction, interval, mean_interval
+from client.tasks.metrics import Prediction, interval, mean_interval
 from client.tasks.series.transforms import FrontEnd
 from client.training import Trainer
 from common.backbone import write_tensors
@@ -85,7 +87,7 @@ def run(cell: str, *, data: Path, out: Path, quick: bool) -> Mapping[str, Any]:
     else:
         found = {held: unseen(held, config, out) for held in LOADS}
     shutil.rmtree(out)
-    return {"plants": {name: {v: _kept(p) for v, p in of.items()} for name, of in found.items()}}
+    return {"plants": {name: {v: kept(p) for v, p in of.items()} for name, of in found.items()}}
 
 
 def write_loads(source: Path, root: Path) -> None:
@@ -361,15 +363,15 @@ def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _rows(what: str, seeds: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
     """Return a row a variant, over the seeds that were run."""
-    rows = []
+    rows, percent = [], partial(shown, form=".1f", factor=100)
     for variant in next(iter(seeds[0].values())):
         runs = {
-            name: [_prediction(seed[name][variant]) for seed in seeds]
+            name: [restored(seed[name][variant]) for seed in seeds]
             for name in LOADS
             if name in seeds[0]
         }
-        cells = [_span(interval(runs[name])) if name in runs else "not run" for name in LOADS]
-        mean = _span(mean_interval(list(runs.values()))) if len(runs) == len(LOADS) else ""
+        cells = [percent(interval(runs[name])) if name in runs else "not run" for name in LOADS]
+        mean = percent(mean_interval(list(runs.values()))) if len(runs) == len(LOADS) else ""
         name = variant if what == "references" else f"{what.replace('_', ' ')}, {variant}"
         rows.append(f"| {name} | {' | '.join(cells)} | {mean} | {len(seeds)} |")
     return rows
@@ -381,21 +383,3 @@ def _joined(predictions: Sequence[Prediction]) -> Prediction:
         truth=np.concatenate([one.truth for one in predictions]),
         predicted=np.concatenate([one.predicted for one in predictions]),
     )
-
-
-def _kept(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "truth": prediction.truth.tolist(),
-        "said": prediction.predicted.argmax(axis=1).tolist(),
-        "classes": prediction.predicted.shape[1],
-    }
-
-
-def _prediction(kept: Mapping[str, Any]) -> Prediction:
-    return Prediction(
-        truth=np.array(kept["truth"]), predicted=np.eye(kept["classes"])[kept["said"]]
-    )
-
-
-def _span(span: Interval) -> str:
-    return f"{100 * span.value:.1f} ({100 * span.low:.1f} to {100 * span.high:.1f})"

@@ -25,9 +25,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 
+from benchmarks.tasks.federations import kept, restored, shown
 from client.tasks import PlantData, task_of
 from client.tasks.metrics import (
-    Interval,
     Prediction,
     interval,
     mean_interval,
@@ -88,7 +88,7 @@ def run(cell: str, *, data: Path, out: Path, quick: bool) -> Mapping[str, Any]:
         "bytes_up": int(np.mean([reply["bytes_up"] for reply in replies if reply["bytes_up"]])),
         "deployed": {name: judged.source for name, judged in found.judged.items()},
         "plants": {
-            name: {variant: _kept(p) for variant, p in judged.predictions.items()}
+            name: {variant: kept(p) for variant, p in judged.predictions.items()}
             for name, judged in found.judged.items()
         },
     }
@@ -152,7 +152,7 @@ def _references(root: Path, config: FederationConfig) -> Mapping[str, Any]:
                 predicted=np.stack(own, axis=1),
                 names=tuple(plant.names[i] for i in plant.test.tolist()),
             )
-            found[name][variant] = _kept(prediction)
+            found[name][variant] = kept(prediction)
     return {"plants": found}
 
 
@@ -216,7 +216,7 @@ def _table(cells: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any
 
     def of(plant: str, variant: str) -> list[Prediction]:
         runs = beside if variant in REFERENCES else cells
-        return [_prediction(run["plants"][plant][variant]) for run in runs]
+        return [restored(run["plants"][plant][variant]) for run in runs]
 
     lines = [
         f"| plant | {' | '.join(columns)} | deployed - local | adopted |",
@@ -225,43 +225,18 @@ def _table(cells: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any
     for plant in plants:
         gain = paired_interval(of(plant, "deployed"), of(plant, "local"))
         adopted = sum(cell["deployed"][plant] == "federated" for cell in cells)
-        figures = " | ".join(_span(interval(of(plant, column))) for column in columns)
-        row = f"| {plant} | {figures} | {_signed(gain)} | {adopted} of {len(cells)} |"
+        figures = " | ".join(shown(interval(of(plant, column))) for column in columns)
+        row = f"| {plant} | {figures} | {shown(gain, '+.3f')} | {adopted} of {len(cells)} |"
         lines.append(row)
     every = {column: [of(plant, column) for plant in plants] for column in columns}
-    means = " | ".join(_span(mean_interval(every[column])) for column in columns)
+    means = " | ".join(shown(mean_interval(every[column])) for column in columns)
     gain = paired_mean_interval(every["deployed"], every["local"])
-    lines += [f"| **mean** | {means} | **{_signed(gain)}** | |", ""]
+    lines += [f"| **mean** | {means} | **{shown(gain, '+.3f')}** | |", ""]
     against = paired_mean_interval(every["federated"], every["tf-idf pooled"])
     alone = paired_mean_interval(every["local"], every["tf-idf alone"])
     sent = np.mean([cell["bytes_up"] for cell in cells]) / 1e6
     lines.append(
-        f"Local minus TF-IDF alone: {_signed(alone)}. Federated minus TF-IDF pooled: "
-        f"{_signed(against)}. An update is {sent:.1f} MB."
+        f"Local minus TF-IDF alone: {shown(alone, '+.3f')}. Federated minus TF-IDF pooled: "
+        f"{shown(against, '+.3f')}. An update is {sent:.1f} MB."
     )
     return lines
-
-
-def _kept(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "truth": prediction.truth.tolist(),
-        "said": prediction.predicted.argmax(axis=1).tolist(),
-        "classes": prediction.predicted.shape[1],
-        "names": list(prediction.names),
-    }
-
-
-def _prediction(kept: Mapping[str, Any]) -> Prediction:
-    return Prediction(
-        truth=np.array(kept["truth"]),
-        predicted=np.eye(kept["classes"])[kept["said"]],
-        names=tuple(kept["names"]),
-    )
-
-
-def _span(span: Interval) -> str:
-    return f"{span.value:.3f} ({span.low:.3f} to {span.high:.3f})"
-
-
-def _signed(span: Interval) -> str:
-    return f"{span.value:+.3f} ({span.low:+.3f} to {span.high:+.3f})"
