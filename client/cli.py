@@ -16,13 +16,13 @@ from typing import Annotated
 import typer
 
 from client.console import looking, screens
-from client.console.arguments import AsJson, PlantFolder, print_json
 from client.console.checks import Check, Plant, State, checks
+from client.console.looking import PlantFolder
 from client.layout import federation_of, holds_plant, open_settings
 from common.agreed import at_plant
 from common.errors import ConfigError, DataError
 from common.tasks import KINDS
-from common.terminal import FAILED, command_line, console, progress, run
+from common.terminal import FAILED, AsJson, command_line, console, print_json, progress, run
 from common.token import Token
 
 app = command_line(about="One plant of a federation.")

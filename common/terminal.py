@@ -7,6 +7,7 @@ then instead of a moving bar.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ INTERRUPTED = 130
 QUIET = 10.0
 
 Advance = Callable[[str], None]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def console() -> Console:
@@ -46,6 +48,11 @@ def console() -> Console:
 def errors() -> Console:
     """Return the console for errors and progress."""
     return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON, for scripts."""
+    console().print_json(json.dumps(value))
 
 
 def command_line(*, about: str) -> typer.Typer:

@@ -6,7 +6,6 @@ acts on it within a second. So each works whether the centre is up or not.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shlex
@@ -22,7 +21,7 @@ from common.config import CentreConfig, FederationConfig
 from common.errors import ConfigError, EngineError
 from common.pki import fingerprint
 from common.tasks import KINDS
-from common.terminal import command_line, console, errors, run
+from common.terminal import AsJson, command_line, console, errors, print_json, run
 from common.token import Token
 from common.toml import validate
 from server.centre import Centre
@@ -44,7 +43,6 @@ app.add_typer(records.log, name="log")
 
 Folder = Annotated[Path, typer.Argument(help="The centre's folder.")]
 Plant = Annotated[str, typer.Argument(help="Name of the plant.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Valid = Annotated[str, typer.Option(help="How long the token may be used: 30m, 24h, 7d.")]
 
 
@@ -169,7 +167,7 @@ def start_run(
     row = centre.registry.run(launched.run)
     if as_json:
         with centre.store().reading() as session:
-            console().print_json(json.dumps(run_facts(session, row)))
+            print_json(run_facts(session, row))
     if row.state in ENDED and row.state != FINISHED:
         raise EngineError(f"run {row.name} {row.state}: {row.reason or 'no reason was given'}")
 
@@ -182,7 +180,7 @@ def status(folder: Folder, *, as_json: AsJson = False) -> None:
     """
     facts = status_facts(Centre.open(folder))
     if as_json:
-        console().print_json(json.dumps(facts))
+        print_json(facts)
         return
     plants, release = facts["plants"], facts["release"]
     lines = {
@@ -264,7 +262,7 @@ def stop(
         registry.finish(name, fence=row.fence, state=STOPPED, reason="stopped by the operator")
         state = STOPPED
     if as_json:
-        console().print_json(json.dumps({"run": name, "state": state}))
+        print_json({"run": name, "state": state})
         return
     said = f"run {name} {state}"
     console().print(said if state in ENDED else f"{said}: it ends after its round")
@@ -284,7 +282,7 @@ def revoke(
     """
     Centre.open(folder).registry.revoke(plant, reason=reason)
     if as_json:
-        console().print_json(json.dumps({"plant": plant, "state": "revoked"}))
+        print_json({"plant": plant, "state": "revoked"})
     else:
         console().print(f"{plant} is revoked")
 
@@ -327,7 +325,7 @@ def rotate(
     centre.renew_server(authority)
     said = fingerprint(authority.pem)
     if as_json:
-        console().print_json(json.dumps({"authority": said, "overlap": bool(authority.older)}))
+        print_json({"authority": said, "overlap": bool(authority.older)})
         return
     console().print(
         f"new keys are in {centre.pki}; the CA is {said[:16]}"
@@ -352,7 +350,7 @@ def _invite(centre: Centre, plant: str, *, valid: str, readmit: bool, as_json: b
     )
     if as_json:
         facts = {"plant": plant, "token": token.text(), "expires": token.expires.isoformat()}
-        console().print_json(json.dumps(facts))
+        print_json(facts)
         return
     # To standard output the token alone, so that it can be piped.
     sys.stdout.write(f"{token.text()}\n")
@@ -364,7 +362,7 @@ def _invite(centre: Centre, plant: str, *, valid: str, readmit: bool, as_json: b
 
 def _list(facts: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
     if as_json:
-        console().print_json(json.dumps(facts))
+        print_json(facts)
     else:
         console().print(table(facts, columns))
 

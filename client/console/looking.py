@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from client.console import screens, views
-from client.console.arguments import AsJson, PlantFolder, print_json
 from client.desk.ledger import Ledger
 from client.desk.peers import Peers
 from client.identity import signer_of
 from client.layout import open_settings
 from client.personal import PersonalStore
-from common.terminal import FAILED, console
+from common.terminal import FAILED, AsJson, console, print_json
+
+PlantFolder = Annotated[Path, typer.Argument(help="The plant's folder, made by `join`.")]
 
 
 class Listing(StrEnum):

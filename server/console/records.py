@@ -11,7 +11,7 @@ from rich.table import Table
 from sqlalchemy import select
 
 from common.errors import ConfigError, StateError
-from common.terminal import console, progress
+from common.terminal import AsJson, console, print_json, progress
 from server.centre import CENTRE, Centre
 from server.chain import Place
 from server.console.listing import table
@@ -25,7 +25,6 @@ log = typer.Typer(invoke_without_command=True)
 
 Folder = Annotated[Path, typer.Argument(help="The centre's folder, or that of a simulated run.")]
 CentreFolder = Annotated[Path, typer.Argument(help="The centre's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Number = Annotated[int, typer.Argument(min=0, help="The release.")]
 
 
@@ -142,7 +141,7 @@ def show_log(
             for row in reversed(session.scalars(query).all())
         ]
     if as_json:
-        console().print_json(json.dumps(entries))
+        print_json(entries)
         return
     for entry in entries:
         what = ", ".join(f"{name} {value}" for name, value in entry["what"].items() if value)
@@ -169,9 +168,7 @@ def _list_releases(folder: Path, *, as_json: bool) -> None:
     found = _open(folder)
     manifests = [found.manifest(number) for number in found.numbers()]
     if as_json:
-        console().print_json(
-            json.dumps([manifest.model_dump(mode="json") for manifest in manifests])
-        )
+        print_json([manifest.model_dump(mode="json") for manifest in manifests])
         return
     columns = ("release", "round", "method", "plants", "examples", "made", "hash")
     console().print(table([_row(manifest) for manifest in manifests], columns))
