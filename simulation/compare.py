@@ -6,20 +6,18 @@ Each plant trains alone once; every method in rounds then starts from a copy of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from client.methods import ALONE, FEDERATED
-from client.tasks.metrics import Prediction, interval, mean_interval
+from client.tasks.metrics import interval, mean_interval
 from common.errors import ConfigError
 from common.tasks import measure_of
 from simulation.collect import collect
 from simulation.report import write_comparison, write_report
 from simulation.results import Comparison, Results, save_results
 from simulation.run import Plan, SeedRun, Watch, run
-
-Runs = Mapping[str, Sequence[Prediction]]
 
 
 def check_methods(methods: Sequence[str]) -> None:
@@ -49,19 +47,13 @@ def compare(plan: Plan, methods: Sequence[str], *, watch: Watch) -> Comparison:
     alone = tuple(dict.fromkeys(["head_only", "local", *(m for m in methods if m in ALONE)]))
     base = replace(plan, out=plan.out / "runs" / "alone", alone=alone, together=False)
     runs = run(base, watch=watch)
-    scores: dict[str, object] = {
-        name: _scores(
-            {p: [r.judged[p].predictions[name] for r in runs] for p in runs[0].judged},
-            measure.name,
-        )
-        for name in methods
-        if name in ALONE
-    }
+    scores = {name: _scores(runs, name, measure.name) for name in methods if name in ALONE}
     results: dict[str, Results] = {}
     for name in (m for m in methods if m in FEDERATED):
         watch("method", 0, 0, name)
         results[name], found = _one(plan, name, start=base.out, watch=watch)
-        scores[name] = _both(found, measure.name)
+        scores[name] = _scores(found, "federated", measure.name)
+        scores[name]["deployed"] = _scores(found, "deployed", measure.name)
     comparison = Comparison.model_validate(
         {
             "name": plan.config.name,
@@ -90,19 +82,10 @@ def _one(plan: Plan, name: str, *, start: Path, watch: Watch) -> tuple[Results, 
     return results, runs
 
 
-def _both(runs: Sequence[SeedRun], metric: str) -> dict[str, object]:
-    """Scores before and after the no-harm rule."""
-    before, after = (
-        _scores(
-            {p: [r.judged[p].predictions[variant] for r in runs] for p in runs[0].judged}, metric
-        )
-        for variant in ("federated", "deployed")
-    )
-    return {**before, "deployed": after}
-
-
-def _scores(runs: Runs, metric: str) -> dict[str, object]:
+def _scores(runs: Sequence[SeedRun], variant: str, metric: str) -> dict[str, object]:
+    """Return what one variant scored, with intervals over the seeds' test examples."""
+    said = {p: [run.judged[p].predictions[variant] for run in runs] for p in runs[0].judged}
     return {
-        "plants": {plant: asdict(interval(found, metric=metric)) for plant, found in runs.items()},
-        "mean": asdict(mean_interval(list(runs.values()), metric=metric)),
+        "plants": {plant: asdict(interval(found, metric=metric)) for plant, found in said.items()},
+        "mean": asdict(mean_interval(list(said.values()), metric=metric)),
     }
