@@ -209,12 +209,12 @@ class Centre:
         """
         limit = (now or utcnow()) + RENEW
         renewed = []
-        if not self._server_is_sound() or self._ends(SERVER) <= limit:
+        if not self._server_is_sound() or self.ends(SERVER) <= limit:
             self.renew_server(self.authority())
             renewed.append(SERVER)
         try:
             self.signer()
-            due = self._ends(RELEASE) <= limit
+            due = self.ends(RELEASE) <= limit
         except IdentityError:  # a renewal that was cut off
             due = True
         if due:
@@ -222,7 +222,8 @@ class Centre:
             renewed.append(RELEASE)
         return renewed
 
-    def _ends(self, name: str) -> datetime:
+    def ends(self, name: str) -> datetime:
+        """Return when a certificate in ``pki`` ends, other than the CA's."""
         return read_certificate((self.pki / name).read_text("ascii")).not_after
 
     def _server_is_sound(self) -> bool:

@@ -22,7 +22,7 @@ from simulation.made_up import DEMOS
 from simulation.onboard import Onboarding
 from simulation.onboard import onboard as onboard_plant
 from simulation.report import write_report
-from simulation.results import Results, save_results, write_plants_csv
+from simulation.results import save_results, write_plants_csv
 from simulation.run import Plan
 from simulation.run import run as run_plan
 from simulation.split import split_product
@@ -261,7 +261,7 @@ def main() -> None:
     terminal.run(app)
 
 
-def _run(plan: Plan, *, report: Path | None = None) -> Results:
+def _run(plan: Plan, *, report: Path | None = None) -> None:
     with Display() as display:
         results = collect(plan, run_plan(plan, watch=display))
     save_results(plan.out / "results.json", results)
@@ -271,7 +271,6 @@ def _run(plan: Plan, *, report: Path | None = None) -> Results:
     console = terminal.console()
     print_table(results, console)
     console.print(f"report: {report}")
-    return results
 
 
 def _config(file: Path, labels: int | None) -> FederationConfig:

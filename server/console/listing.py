@@ -11,7 +11,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from common.orders import Kind
-from common.pki import read_certificate
 from server.centre import SERVER, Centre
 from server.engine.edge import find_nginx
 from server.seals import CA, RELEASE
@@ -100,7 +99,8 @@ def status_facts(centre: Centre) -> Facts:
         rows = session.scalars(select(RunRow).order_by(RunRow.number)).all()
         runs = [run_facts(session, row) for row in rows if row.state in ACTIVE]
         newest = newest_release(session)
-    ends = {name: _ends(centre, name) for name in (CA, SERVER, RELEASE)}
+    ends = {CA: centre.authority().certificate.not_valid_after_utc}
+    ends |= {name: centre.ends(name) for name in (SERVER, RELEASE)}
     return {
         "federation": centre.config.name,
         "up": centre.is_up,
@@ -155,13 +155,6 @@ def _warnings(centre: Centre, runs: Sequence[Facts], enrolled: int) -> list[str]
     if runs and enrolled < 1:
         found.append("no plant is enrolled; transferline-server invite")
     return found
-
-
-def _ends(centre: Centre, name: str) -> datetime:
-    text = (centre.pki / name).read_text("ascii")
-    if name == CA:
-        return centre.authority().certificate.not_valid_after_utc
-    return read_certificate(text).not_after
 
 
 def _time(value: datetime | None) -> str:

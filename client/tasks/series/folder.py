@@ -166,9 +166,7 @@ def _pieces(
     labels = None
     if learns == "classes" and not label:
         labels = _labels(path, columns, selection)
-    units = columns.columns.get(selection.unit) if selection.unit else None
-    if selection.unit and units is None:
-        raise _missing(path, selection.unit, columns, "series.unit")
+    units = _column(path, columns, selection.unit, "series.unit") if selection.unit else None
     for start, stop in _stretches(len(values), units, labels):
         yield Piece(
             file=name,
@@ -230,12 +228,8 @@ def _cut_before(
 def _channels(
     path: Path, columns: Columns, wanted: Sequence[str], selection: Selection
 ) -> npt.NDArray[np.float64]:
-    found = []
-    for channel in wanted:
-        own = selection.own(channel)
-        if own not in columns.columns:
-            raise _missing(path, own, columns, "series.channels")
-        found.append(numbers(path, own, columns.columns[own]))
+    names = [selection.own(channel) for channel in wanted]
+    found = [numbers(path, own, _column(path, columns, own, "series.channels")) for own in names]
     if found:
         return np.column_stack(found)
     rows = len(next(iter(columns.columns.values()), np.empty(0)))
@@ -244,15 +238,17 @@ def _channels(
 
 def _target(path: Path, columns: Columns, selection: Selection) -> npt.NDArray[np.float64]:
     own = selection.own(selection.target)
-    if own not in columns.columns:
-        raise _missing(path, own, columns, "series.target")
-    return numbers(path, own, columns.columns[own])
+    return numbers(path, own, _column(path, columns, own, "series.target"))
 
 
 def _labels(path: Path, columns: Columns, selection: Selection) -> Array:
-    if selection.label not in columns.columns:
-        raise _missing(path, selection.label, columns, "series.label")
-    return columns.columns[selection.label].astype(str)
+    return _column(path, columns, selection.label, "series.label").astype(str)
+
+
+def _column(path: Path, columns: Columns, name: str, key: str) -> Array:
+    if name not in columns.columns:
+        raise _missing(path, name, columns, key)
+    return columns.columns[name]
 
 
 def _missing(
