@@ -360,12 +360,12 @@ def _rows(cells: Sequence[Cell]) -> Iterator[str]:
     yield "|---" * (len(VARIANTS) + 3) + "|"
     for plant in plants:
         found = {v: _of(cells, plant, v) for v in VARIANTS}
-        figures = " | ".join(f"{interval(found[v]).value:.3f}" for v in VARIANTS)
+        figures = " | ".join(f"{interval(f).value:.3f}" if f else "not run" for f in found.values())
         adopted = sum(cell.deployed[plant] == "federated" for cell in cells)
         gain = paired_interval(found["deployed"], found["local"])
         yield f"| {plant} | {figures} | {shown(gain, '+.3f')} | {adopted} of {len(cells)} |"
     every = {v: [_of(cells, plant, v) for plant in plants] for v in VARIANTS}
-    means = " | ".join(shown(mean_interval(every[v])) for v in VARIANTS)
+    means = " | ".join(shown(mean_interval(e)) if all(e) else "" for e in every.values())
     gain = paired_mean_interval(every["deployed"], every["local"])
     yield f"| **mean** | {means} | **{shown(gain, '+.3f')}** | |"
     raw = paired_mean_interval(every["federated"], every["local"])
