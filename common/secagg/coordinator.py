@@ -204,7 +204,7 @@ class Coordinator:
         self._unmasked.add(plant)
         return plant
 
-    def total(self, *, threads: int = 1) -> Total:
+    def total(self) -> Total:
         """Take the masks off and read the sum."""
         terms, total = self._terms, self._sum
         assert terms is not None
@@ -226,7 +226,7 @@ class Coordinator:
                 theirs = self.roster.advert(plant).s
                 mask = pair_key(key, theirs, order=terms.hash, pair=pair)
                 (minus if pair[0] == plant else plus).append(mask)
-        add_masks(total, plus=plus, minus=minus, threads=threads)
+        add_masks(total, plus=plus, minus=minus)
         self._sum = None
         return decode(total, encoding=terms.encoding, survivors=len(self.survivors))
 

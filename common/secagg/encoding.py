@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from common.errors import AggregationError, UpdateError
 from common.secagg.masks import CHUNK, Words
@@ -30,7 +29,6 @@ _MOST = 100  #: plants
 _EXACT = 2**22  #: whole numbers up to it fit below `_MAGIC`
 _MAGIC = np.float32(3 * 2**22)  #: from 2^23 to 2^24 a float32 is a whole number
 _MAGIC_BITS = int(_MAGIC.view(np.int32))
-_NUMBERS = 16  #: of 32 bits, in a block of ChaCha20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +106,6 @@ class Packer:
     ----------
     vector : float32, shape (size,); finite.
     weight : examples behind it, 1 to ``max_weight``.
-    rounding : 32 fresh secret bytes for stochastic rounding; None rounds to nearest.
 
     Attributes
     ----------
@@ -120,14 +117,7 @@ class Packer:
         If the vector has another size or a value is NaN or infinite, or the weight is out of range.
     """
 
-    def __init__(
-        self,
-        vector: Vector,
-        *,
-        weight: int,
-        encoding: Encoding,
-        rounding: bytes | None = None,
-    ) -> None:
+    def __init__(self, vector: Vector, *, weight: int, encoding: Encoding) -> None:
         if vector.shape != (encoding.size,) or vector.dtype != np.float32:
             raise UpdateError(
                 f"update must be float32 of shape ({encoding.size},), got {vector.dtype} "
@@ -135,7 +125,7 @@ class Packer:
             )
         if not 1 <= weight <= encoding.max_weight:
             raise UpdateError(f"weight must be 1 to {encoding.max_weight}, got {weight}")
-        self._vector, self._encoding, self._rounding = vector, encoding, rounding
+        self._vector, self._encoding = vector, encoding
         self._weight, self._buffers = weight, threading.local()
         self.clipped, self._largest = 0, 0.0
         for start in range(0, vector.size, CHUNK):
@@ -171,18 +161,10 @@ class Packer:
         for place in range(encoding.per_word):
             first = place * encoding.packed + start
             values = self._vector[first : first + words.size]
-            fractions = None
-            if self._rounding is not None:
-                # Each field has its own stretch of the stream, entered at a block.
-                skipped = place * -(-encoding.packed // _NUMBERS) * _NUMBERS + start
-                fractions = _fractions(self._rounding, skipped, values.size)
             target = words if place == 0 else scratch.words[: words.size]
             # Not negative, so the signed conversion, for which processors have an instruction.
-            np.copyto(
-                target[: values.size].view(np.int64),
-                self._integers(values, fractions, scratch),
-                casting="unsafe",
-            )
+            whole = self._integers(values, scratch)
+            np.copyto(target[: values.size].view(np.int64), whole, casting="unsafe")
             target[values.size :] = self._zero  # past the end of the vector
             if place:
                 np.left_shift(target, np.uint64(place * encoding.field), out=target)
@@ -243,26 +225,19 @@ class Packer:
     @property
     def _quick(self) -> bool:
         """Whether every whole number of this plant is small, whatever the bits are."""
-        return self._rounding is None and self._edge <= _EXACT
+        return self._edge <= _EXACT
 
     @property
     def _small(self) -> bool:
-        """Whether float32 will do."""
-        # It holds integers up to 2^24 exactly; a fraction to round by needs some of its bits.
-        return self._encoding.bits <= (24 if self._rounding is None else 16)
+        """Whether float32 will do: it holds integers up to 2^24 exactly."""
+        return self._encoding.bits <= 24
 
-    def _integers(
-        self, values: Vector, fractions: npt.NDArray[np.float64] | None, scratch: _Scratch
-    ) -> npt.NDArray[Any]:
+    def _integers(self, values: Vector, scratch: _Scratch) -> npt.NDArray[Any]:
         """Return values as whole numbers from 0 to 2^bits - 1, in a buffer."""
         scaled = scratch.scaled[: values.size]
         number = scaled.dtype.type
         np.multiply(values, number(self._factor), out=scaled)
-        if fractions is None:
-            np.rint(scaled, out=scaled)
-        else:
-            np.add(scaled, fractions.astype(scaled.dtype), out=scaled)
-            np.floor(scaled, out=scaled)
+        np.rint(scaled, out=scaled)
         # Clamped after scaling: rounding must not step over the edge.
         np.minimum(scaled, number(self._edge), out=scaled)
         np.maximum(scaled, number(-self._edge), out=scaled)
@@ -281,14 +256,6 @@ class _Scratch:
         self.words = np.empty(size, np.uint64)
         self.scaled = np.empty(size, np.float64 if double else np.float32)
         self.whole = np.empty(size, np.int32)
-
-
-def _fractions(key: bytes, first: int, count: int) -> npt.NDArray[np.float64]:
-    """Return numbers of 0 to below 1 from a key stream, those from position ``first`` on."""
-    assert first % _NUMBERS == 0
-    position = (first // _NUMBERS).to_bytes(4, "little") + bytes(12)
-    stream = Cipher(algorithms.ChaCha20(key, position), mode=None).encryptor()
-    return np.frombuffer(stream.update(bytes(4 * count)), dtype="<u4") / 2.0**32
 
 
 @dataclass(frozen=True, kw_only=True)
