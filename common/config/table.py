@@ -45,7 +45,8 @@ class TableColumns(Section):
     group: str = Field(
         "",
         description="Column that says which rows are not independent (a batch, a day): these are "
-        "never on both sides of the split. It is not learned from.",
+        "never on both sides of the split. It is not learned from. Without one, rows that are "
+        "alike in all that is learned from are together.",
     )
 
 

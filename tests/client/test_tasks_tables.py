@@ -121,6 +121,34 @@ def test_equal_rows_are_on_one_side(folder: Callable[..., Path]) -> None:
     assert not train & test
 
 
+@pytest.mark.parametrize(("number", "drop"), [("{}", ["charge", "batch"]), ("{}_1", ["batch"])])
+def test_copies_with_order_numbers_are_on_one_side(
+    folder: Callable[..., Path], number: str, drop: list[str]
+) -> None:
+    """Dropped, or left out because they are names that are all different; measured again."""
+
+    def repeat(rows: Rows) -> None:
+        rows.extend([*row[:5], float(row[5]) + 0.5] for row in rows[1:] * 2)
+        for place, row in enumerate(rows):
+            row.append(number.format(place) if place else "charge")
+
+    data = load(folder(repeat), table={"drop": drop})
+    assert "charge" not in [one.name for one in data.columns.numbers]
+    rows = [tuple(row) for row in data.inputs.tolist()]
+    sides = [{rows[i] for i in part.tolist()} for part in (data.train, data.validation, data.test)]
+    assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
+
+
+def test_the_same_settings_in_two_groups_are_no_copies(folder: Callable[..., Path]) -> None:
+    def coarsen(rows: Rows) -> None:
+        for row in rows[1:]:
+            row[0], row[2] = 200, 1
+
+    data = load(folder(coarsen), table={"group": "batch"})
+    assert len(data.inputs.unique(dim=0)) == 2
+    assert min(data.counts.values()) >= 12
+
+
 def test_few_labels_and_small_tests(folder: Callable[..., Path]) -> None:
     data = load(folder(count=200), labels_per_class=12, test_per_class=5)
     assert data.counts == {"train": 45, "validation": 15, "test": 25}
@@ -232,6 +260,11 @@ def put(row: int, place: int, cell: Any) -> Callable[[Rows], object]:
         (
             lambda rows: [row.__setitem__(slice(0, 2), [1, "a"]) for row in rows[1:]],
             {"drop": ["line", "batch"]},
+            r"at least 3 rows that differ beside the target .*, got 1; add columns, or name in",
+        ),
+        (
+            lambda rows: [row.__setitem__(slice(0, 2), [1, "a"]) for row in rows[1:]],
+            {"drop": ["line"], "group": "batch"},
             "must have a column to learn from beside the target, got none that differs",
         ),
     ],
@@ -329,7 +362,7 @@ def test_pooled_plants_have_the_columns_of_all(tmp_path: Path) -> None:
     assert data.inputs[60:, 0].isnan().all()
     assert torch.equal(data.inputs[60:, 2], plants[1].inputs[:, 1])
     renamed = write(
-        tmp_path / "third" / "a.csv", [["wet", "power"], *([r[1], r[5]] for r in rows[1:])]
+        tmp_path / "third" / "a.csv", [["heat", "power"], *([r[0], r[5]] for r in rows[1:])]
     )
     other_target = load(renamed, table={"target": "power"})
     with pytest.raises(DataError, match="must have one target, got power and target"):

@@ -74,6 +74,18 @@ def numbers_of(
     return values.astype(np.float32), note
 
 
+def are_names(cells: Sequence[str]) -> bool:
+    """Whether the cells that are there are meant as names: most of them are no numbers."""
+    read = sum(as_number(cell) is not None for cell in cells)
+    return read < MOSTLY * len(cells)
+
+
+def tells_apart(cells: Sequence[str]) -> bool:
+    """Whether the names that are there tell one row from another, and nothing else."""
+    distinct = len(set(cells))
+    return distinct > MOST_LEVELS or distinct == len(cells)
+
+
 def fit(
     inputs: Floats,
     names: Sequence[str],

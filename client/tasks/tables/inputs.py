@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.tasks.tables import columns
-from client.tasks.tables.columns import MOST_LEVELS, numbers_of, useless
+from client.tasks.tables.columns import numbers_of, tells_apart, useless
 from client.tasks.tables.rows import Rows
 from client.tasks.tables.selection import Selection
 from common.backbones.table import Columns
@@ -61,7 +61,7 @@ def read_inputs(
             continue
         filled = [cells[row] for row in train if cells[row]]
         known = tuple(sorted(set(filled)))
-        if len(known) < 2 or len(known) > MOST_LEVELS or len(known) == len(filled):
+        if len(known) < 2 or tells_apart(filled):
             what = f"is always {known[0]}" if len(known) == 1 else f"has {len(known)} texts"
             notes.append(f"column {name} {what} and is left out")
             continue

@@ -18,7 +18,7 @@ from client.tasks.data import PlantData, Progress, Skipped, Unlabelled
 from client.tasks.meaning import Meaning
 from client.tasks.numbers import Numbers, fit_scale
 from client.tasks.split import Split, keys, split
-from client.tasks.tables.columns import MOST_LEVELS, far_apart, numbers_of
+from client.tasks.tables.columns import MOST_LEVELS, are_names, far_apart, numbers_of, tells_apart
 from client.tasks.tables.inputs import read_alike, read_inputs
 from client.tasks.tables.pool import pool
 from client.tasks.tables.rows import Rows, is_table, read_rows
@@ -222,7 +222,13 @@ def _assemble(
 ) -> PlantData:
     """Split the usable rows and read their columns; ``extra`` says which of them are in use."""
     chosen = selection.columns
-    contents = _contents(rows, used)
+    contents = _contents(rows, used, selection)
+    if (differ := len(set(contents))) < 3:
+        raise DataError(
+            f"table in {folder} must have at least 3 rows that differ beside the target (training, "
+            f"validation, test; copies are one), got {differ}; add columns, or name in table.group "
+            "what belongs together"
+        )
     groups = [rows.cells[chosen.group][row] or None for row in used] if chosen.group else None
     ranks = keys(groups or [None] * len(used), contents, seed=selection.quota.seed)
     parts = split(strata.tolist(), ranks, classes=names, quota=selection.quota, where=str(folder))
@@ -260,10 +266,23 @@ def _finished(data: PlantData, **learned: Any) -> PlantData:
     return replace(data, extra=None, **learned)
 
 
-def _contents(rows: Rows, used: Array) -> list[str]:
-    """Return what is in each row: rows of the same content stay on one side of the split."""
-    cells = list(rows.cells.values())
-    return ["\x1f".join(column[row] for column in cells) for row in used]
+def _contents(rows: Rows, used: Array, selection: Selection) -> list[str]:
+    """Return what each row is learned from: rows alike in it stay on one side of the split.
+
+    An order number makes no copy another row, and neither does a target measured again. Where the
+    plant says what belongs together, it is alike within a group: the same settings on two days
+    are no copies then.
+    """
+    chosen, shared = selection.columns, dict(selection.shared)
+    columns = [rows.cells[chosen.group]] if chosen.group else []
+    for name, cells in rows.cells.items():
+        if name in (chosen.target, chosen.group, *chosen.drop):
+            continue
+        there = [cells[row] for row in used if cells[row]]
+        names = name in chosen.categories or are_names(there)
+        if name in shared or not (names and tells_apart(there)):
+            columns.append(cells)
+    return ["\x1f".join(cells[row] for cells in columns) for row in used]
 
 
 def _folds(parts: Split, position: Array) -> tuple[tuple[Tensor, Tensor], ...]:
