@@ -56,7 +56,7 @@ class Support:
     ----------
     settings : of all columns, in order.
     rows : labelled rows, shape (n, columns), NaN where missing.
-    spread : deviation of each number; 0 for a category.
+    spread : deviation of each number where it is there; 0 for a category.
     reach : largest distance that is supported.
     middle : median distance of the labelled rows from each other.
     """
@@ -76,9 +76,9 @@ class Support:
             _setting(name, place, rows[:, place], known)
             for place, (name, known) in enumerate(levels.items())
         )
-        # A column that is empty among these rows has no spread, and warns about it.
-        filled = np.where(np.isnan(rows), np.nan_to_num(rows).mean(axis=0), rows)
-        spread = np.where([bool(one.levels) for one in settings], 0.0, filled.std(axis=0))
+        spread = np.array(
+            [0.0 if one.levels else _deviation(rows[:, one.place]) for one in settings]
+        )
         found = cls(settings=settings, rows=rows, spread=spread.astype(np.float32), reach=0.0)
         own = np.array([found._kth(row, skip=1) for row in rows])
         return cls(
@@ -139,6 +139,12 @@ def _levels(columns: Columns, config: FederationConfig) -> dict[str, tuple[str, 
     }
     numbers: dict[str, tuple[str, ...]] = {one.name: () for one in columns.numbers}
     return shared | numbers | {one.name: one.levels for one in columns.categories}
+
+
+def _deviation(column: Array) -> float:
+    """Return the deviation of the values that are there; 0 if there are none."""
+    there = column[~np.isnan(column)]
+    return float(there.std()) if len(there) else 0.0
 
 
 def _setting(name: str, place: int, column: Array, levels: tuple[str, ...]) -> Setting:

@@ -132,6 +132,20 @@ def test_a_row_far_from_all_is_not_supported(parts: Any) -> None:
     assert support.distance(support.encode(corner)) > support.reach
 
 
+def test_missing_values_do_not_widen_a_column(parts: Any) -> None:
+    """A column far from 0 of which a third is missing keeps its deviation, and so its reach."""
+    ensemble, support, _ = parts
+    place = next(one.place for one in support.settings if one.name == "melt_C")
+    rows = torch.from_numpy(support.rows.copy())
+    rows[::3, place] = torch.nan
+    every = torch.arange(len(rows))
+    data = replace(ensemble.trainer.data, inputs=rows, train=every[:-20], validation=every[-20:])
+    holed = Support.of(data, CONFIG)
+    assert holed.spread[place] == pytest.approx(support.spread[place], rel=0.2)
+    rows[:, place] = torch.nan
+    assert Support.of(data, CONFIG).spread[place] == 0.0
+
+
 def test_the_interval_holds_on_the_rows_that_it_was_scaled_on(plant: Plant, parts: Any) -> None:
     ensemble, _, _ = parts
     data = plant.data(CONFIG)
