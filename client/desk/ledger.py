@@ -220,24 +220,17 @@ class Ledger:
             rows = database.execute("SELECT name, value FROM facts ORDER BY name").fetchall()
         return {name: json.loads(value) for name, value in rows}
 
-    def last(self, *, run: str | None = None) -> Answer | None:
-        """Return the newest answer that is no repetition, of a run or of all."""
-        found = self.history(limit=1, run=run)
+    def last(self) -> Answer | None:
+        """Return the newest answer that is no repetition."""
+        found = self.history(limit=1)
         return found[0] if found else None
 
-    def history(
-        self, *, limit: int | None = None, run: str | None = None, repeated: bool = False
-    ) -> list[Answer]:
+    def history(self, *, limit: int | None = None, repeated: bool = False) -> list[Answer]:
         """Return answers, newest first; with ``repeated`` also those from the outbox."""
         if not self.path.exists():
             return []
-        where, values = "1", ()  # type: tuple[str, tuple[Any, ...]]
-        if run is not None:
-            where, values = "run = ?", (run,)
-        if not repeated:
-            where += " AND NOT repeated"
         with self.open() as database:
-            return _select(database, where, values, limit=limit)
+            return _select(database, "1" if repeated else "NOT repeated", (), limit=limit)
 
     def rounds_since(self, moment: datetime) -> int:
         """Return how often the plant has trained for a round since a moment, failures too."""

@@ -114,7 +114,7 @@ class PlantClient(Closing):
         """End the connection; what runs at the plant goes on."""
         self._channel.close()
 
-    def describe(self, *, seconds: float = SOON) -> Description:
+    def describe(self) -> Description:
         """Return who the daemon is.
 
         Raises
@@ -123,7 +123,7 @@ class PlantClient(Closing):
             If nobody answers.
         """
         request = wire.DescribeRequest()
-        said = self._call(lambda: self._stub.Describe(request, timeout=seconds), patience=0.0)
+        said = self._call(lambda: self._stub.Describe(request, timeout=SOON), patience=0.0)
         return Description(said.plant, said.version, said.protocol, said.fingerprint)
 
     def answer(self, parts: Parts, *, seconds: float, patience: float = 60.0) -> Parts:
@@ -160,13 +160,13 @@ class PlantClient(Closing):
 
         return self._call(ask, patience=patience, seconds=seconds)
 
-    def renewal(self, *, seconds: float = SOON) -> str:
+    def renewal(self) -> str:
         """Return the sealed request for a fresh certificate; "" while none is due."""
         request = wire.RenewalRequest()
-        asked = self._call(lambda: self._stub.Renewal(request, timeout=seconds), patience=0.0)
+        asked = self._call(lambda: self._stub.Renewal(request, timeout=SOON), patience=0.0)
         return str(asked.request)
 
-    def install(self, certificate: str, *, authority: str = "", seconds: float = SOON) -> str:
+    def install(self, certificate: str, *, authority: str = "") -> str:
         """Hand in what the centre issued, PEM; return until when it is valid, ISO 8601.
 
         Parameters
@@ -179,7 +179,7 @@ class PlantClient(Closing):
             If the daemon does not take it.
         """
         fresh = wire.Certificate(certificate=certificate, authority=authority)
-        done = self._call(lambda: self._stub.Install(fresh, timeout=seconds), patience=0.0)
+        done = self._call(lambda: self._stub.Install(fresh, timeout=SOON), patience=0.0)
         return str(done.not_after)
 
     def _call(self, call: Callable[[], T], *, patience: float, seconds: float = 0.0) -> T:

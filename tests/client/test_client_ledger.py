@@ -55,7 +55,6 @@ def test_answers_come_back_as_they_were_newest_first(ledger: Ledger) -> None:
     assert again.history() == [second, first]
     assert again.history(limit=1) == [second]
     assert again.last() == second
-    assert again.last(run="other") is None
     assert first.scores == {"trained": {"loss": 0.5}}
     assert first.phases == {"train": 2.0}
 
