@@ -79,6 +79,30 @@ def test_the_order_domain_does_not_see_the_speed() -> None:
     np.testing.assert_allclose(peaks, 3.5, atol=0.07)
 
 
+def test_orders_are_filtered_by_the_speed_of_their_moment() -> None:
+    """A run-up from 300 to 3000 rpm: 64 samples a turn carry 160 Hz at first, 1600 Hz at last."""
+    rate, count = 12800, 51200
+    rpm = np.linspace(300, 3000, count)
+    angle = np.cumsum(rpm) / 60 / rate
+
+    def loudness(wave: np.ndarray) -> np.ndarray:
+        found = to_orders(piece(wave), rate=rate, rpm=rpm, per_revolution=64, where="a.npz")
+        tenths = np.array_split(found.values[20:-20, 0], 10)
+        return np.array([np.sqrt(2 * (tenth**2).mean()) for tenth in tenths])
+
+    tone = loudness(np.sin(2 * np.pi * 1000 * np.arange(count) / rate))
+    assert tone[:3].max() < 0.02
+    assert tone[-2:].min() > 0.9
+    assert loudness(np.sin(2 * np.pi * 10 * angle)) == pytest.approx(1, abs=0.03)
+
+
+def test_a_shaft_that_hardly_turns_takes_no_more_memory_than_there_is() -> None:
+    rpm = np.concatenate([np.full(40_000, 1e-6), np.linspace(1e-6, 600, 10_000)])
+    found = to_orders(piece(np.ones(50_000)), rate=1000, rpm=rpm, per_revolution=16, where="a.npz")
+    assert len(found) > 500
+    np.testing.assert_allclose(found.values, 1)
+
+
 def test_a_shaft_that_stands_still_is_refused() -> None:
     with pytest.raises(DataError, match=r"speed of a.npz must be above 0"):
         to_orders(

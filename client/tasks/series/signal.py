@@ -24,6 +24,10 @@ Array = npt.NDArray[Any]
 
 #: A ratio of two rates is taken as one of integers up to this; 0.1 % and better.
 _FINEST = 2000
+#: Samples at equal angles that are made at once, and on either side those that a filter looks at.
+_BLOCK, _MARGIN = 256, 16
+#: A grid of angles is at most so many times finer; a shaft that hardly turns would take all memory.
+_FINEST_ANGLE = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -186,14 +190,33 @@ def to_orders(
             "leave the standstill out"
         )
     angle = np.concatenate([[0.0], np.cumsum((speed[1:] + speed[:-1]) / 2)]) / (60.0 * rate)
-    count = int(np.floor(angle[-1] * per_revolution)) + 1
-    at = np.interp(np.arange(count) / per_revolution, angle, np.arange(len(piece)))
-    fewest = rate * 60.0 / float(speed.max())
-    values = piece.values
-    if fewest > per_revolution:  # samples are lost: filter what the fewer ones cannot carry
-        sos = scipy("signal").butter(8, 0.8 * per_revolution / fewest, output="sos")
-        values = scipy("signal").sosfiltfilt(sos, values, axis=0)
-    return _at(piece, at, values=_between(values, at))
+    turned = angle * per_revolution
+    at = np.interp(np.arange(int(turned[-1]) + 1), turned, np.arange(len(piece)))
+    blocks = [_at_angles(piece.values, turned, at, first) for first in range(0, len(at), _BLOCK)]
+    return _at(piece, at, values=np.concatenate(blocks))
+
+
+def _at_angles(values: Array, turned: Array, at: Array, first: int) -> Array:
+    """Return a block of samples at equal angles, without what so few cannot carry.
+
+    What that is depends on the speed: so the low-pass filter runs on a finer grid of angles, of
+    which every k-th is kept. The grid is twice as fine as the block was recorded where its shaft is
+    slowest: on it, what straight lines between samples add is filtered as well.
+
+    Parameters
+    ----------
+    turned : where each recorded sample is, counted in samples of the result.
+    at : where each sample of the result is, counted in recorded samples.
+    """
+    begin, end = max(first - _MARGIN, 0), min(first + _BLOCK + _MARGIN, len(at))
+    densest = np.diff(at[begin:end]).max(initial=1.0)
+    finer = min(2 * int(np.ceil(densest)), _FINEST_ANGLE)
+    grid = begin + np.arange((end - begin) * finer) / finer
+    near = slice(int(at[begin]), int(at[end - 1]) + 2)
+    values, turned = values[near], turned[near]
+    fine = _between(values, np.interp(grid, turned, np.arange(len(values))))
+    kept = scipy("signal").resample_poly(fine, 1, finer, axis=0, padtype="line")
+    return np.asarray(kept[first - begin :][:_BLOCK])
 
 
 def _at(piece: Piece, at: Array, *, values: Array) -> Piece:
