@@ -234,6 +234,21 @@ def test_one_constant_channel_becomes_zero_and_is_told(tmp_path: Path) -> None:
     assert data.notes == ("channel load is constant here: the network sees 0",)
 
 
+def test_the_units_of_a_channel_and_of_a_setting_do_not_matter(tmp_path: Path) -> None:
+    """Half a micrometre is something, though it is 5e-7 of a metre."""
+    write_life(tmp_path / "p")
+    rows = (tmp_path / "p" / "engines.csv").read_text().splitlines()
+    split = [row.split(",") for row in rows[1:]]
+    (tmp_path / "q").mkdir()
+    small = [f"{u},{c},{heat}e-9,{load}e-9,{rul}" for u, c, heat, load, rul in split]
+    (tmp_path / "q" / "engines.csv").write_text("\n".join([rows[0], *small]))
+
+    for more in ({}, {"channels": ("heat",), "settings": ("load",), "conditions": 2}):
+        one, other = life(tmp_path / "p", **more), life(tmp_path / "q", **more)
+        torch.testing.assert_close(other.inputs, one.inputs, atol=1e-4, rtol=0)
+        assert other.notes == ()
+
+
 def test_sizes_that_are_a_thousand_times_off_are_told(tmp_path: Path) -> None:
     folder = write_faults(tmp_path / "p")
 

@@ -42,6 +42,14 @@ def test_each_window_by_itself_forgets_the_gain() -> None:
     )
 
 
+def test_a_windows_units_do_not_matter_and_one_that_stands_still_is_zero() -> None:
+    window, front = torch.randn(2, 1, 64), FrontEnd("none", "window")
+
+    torch.testing.assert_close(front(window * 1e-9), front(window), atol=1e-4, rtol=0)
+    assert (front(torch.full((1, 1, 64), 1000.1)) == 0).all()
+    assert (front(torch.zeros(1, 1, 64)) == 0).all()
+
+
 def test_variation_is_the_generators_and_turns_only_where_it_may() -> None:
     batch = torch.arange(64.0).repeat(3, 2, 1)
     front = FrontEnd("none", "plant")

@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 #: An array that is read again from the lists that JSON has of it.
 Kept = Annotated[Array, PlainValidator(np.asarray)]
 
-#: A deviation below this share of the channel's size is rounding: the channel is constant.
+#: A deviation below this share of a channel's largest absolute value is rounding: it is constant.
 CONSTANT = 1e-6
 #: Samples that k-means looks at, at most.
 _MOST = 20_000
@@ -55,7 +55,7 @@ class Normaliser:
         conditions : how many operating conditions to look for; 1: none.
         """
         scale = settings.std(axis=0) if settings.size else np.ones(settings.shape[1])
-        scale = np.where(scale > CONSTANT, scale, 1.0)
+        scale = np.where(scale > _rounding(settings), scale, 1.0)
         centres = np.zeros((1, settings.shape[1]))
         if conditions > 1 and settings.shape[1]:
             centres = _centres(settings / scale, conditions)
@@ -67,7 +67,7 @@ class Normaliser:
             rows = values[condition == place]
             if len(rows):
                 mean[place], deviation = rows.mean(axis=0), rows.std(axis=0)
-                varies = deviation > CONSTANT * np.maximum(1.0, np.abs(mean[place]))
+                varies = deviation > _rounding(values)
                 spread[place, varies] = deviation[varies]
         return cls(centres=centres, scale=scale, mean=mean, spread=spread)
 
@@ -88,6 +88,11 @@ class Normaliser:
         """Return normalised values, shape (samples, channels)."""
         place = self.condition(settings)
         return np.asarray((values - self.mean[place]) / self.spread[place])
+
+
+def _rounding(values: Array) -> Array:
+    """Return the deviation up to which each column is constant, in its own units."""
+    return np.asarray(CONSTANT * np.abs(values).max(axis=0))
 
 
 def _centres(settings: Array, conditions: int) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from client.tasks.series.normalise import CONSTANT
 from common.config.series import FRAME, HOP
 
 #: At strength 1: deviation of the noise at most, in deviations of the channel, and of the gain.
@@ -30,8 +31,10 @@ class FrontEnd:
         """Return float32, shape (batch, *SeriesSection.shape)."""
         batch = batch.float()
         if self.each:
-            spread = batch.std(dim=2, keepdim=True, unbiased=False).clamp_min(1e-6)
-            batch = (batch - batch.mean(dim=2, keepdim=True)) / spread
+            spread = batch.std(dim=2, keepdim=True, unbiased=False)
+            rounding = CONSTANT * batch.abs().amax(dim=2, keepdim=True)
+            batch = batch - batch.mean(dim=2, keepdim=True)
+            batch = batch / spread.where(spread > rounding, torch.inf)
         if self.front == "spectrum":
             magnitude = torch.fft.rfft(batch, norm="ortho").abs()
             return _log(magnitude[..., 1 : batch.shape[2] // 2 + 1])
