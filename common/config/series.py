@@ -55,7 +55,10 @@ class SeriesSection(Section):
         examples=[{"vibration": 0.2}],
     )
     gap: int = Field(
-        8, ge=0, description="Longest run of missing samples that is filled; longer ones cut."
+        8,
+        ge=0,
+        description="Longest run of missing samples that is filled; longer ones cut. A value that "
+        "was filled in is never one to forecast.",
     )
     settings: Names = Field(
         (), description="Channels that tell operating conditions apart; they are no input."

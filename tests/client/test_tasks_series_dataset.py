@@ -127,6 +127,47 @@ def test_a_forecast_is_the_next_values(tmp_path: Path) -> None:
         assert target == [end, end + 1, end + 2]
 
 
+def forecast(folder: Path, values: np.ndarray, **changes: object) -> PlantData:
+    """Write one channel at 1000 samples a second, which is to be forecast."""
+    folder.mkdir()
+    np.savez(folder / "a.npz", load=values, rate=1000.0)
+    alone = {"channels": ("load",), "unit": "", "target": "load", "cap": None}
+    return life(folder, **alone, **changes)
+
+
+@pytest.mark.parametrize(("rate", "horizon"), [(0.0, 1), (0.0, 3), (500.0, 1)])
+def test_nothing_is_forecast_that_nobody_measured(
+    tmp_path: Path, rate: float, horizon: int
+) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=4000)
+    missing = rng.random(4000) < 0.02
+    values[missing] = np.nan
+
+    data = forecast(tmp_path / "p", values, rate=rate, horizon=horizon, stride=1)
+
+    step = 2 if rate else 1
+    ends = [int(name.split(" @ ")[1]) for name in data.names]
+    assert len(ends) > 500
+    wanted = np.add.outer(ends, np.arange(horizon)) * step
+    assert not missing[wanted].any()
+    assert (
+        data.notes[-1]
+        == f"{missing.sum()} missing samples were filled in, and none of these is to be forecast"
+    )
+
+
+def test_what_is_forecast_is_filtered_like_its_channel(tmp_path: Path) -> None:
+    time = np.arange(8000) / 1000
+    slow, alias = np.sin(2 * np.pi * 2 * time), np.sin(2 * np.pi * 96 * time)
+
+    data = forecast(tmp_path / "p", slow + alias, rate=50.0, horizon=1)
+
+    ends = np.array([int(name.split(" @ ")[1]) for name in data.names])
+    expected = np.sin(2 * np.pi * 2 * ends / 50)
+    np.testing.assert_allclose(data.targets[:, 0].numpy(), expected, atol=0.1)
+
+
 def test_files_of_another_rate_are_resampled(tmp_path: Path) -> None:
     folder = write_faults(tmp_path / "p", length=2560, rate=2000.0)
 

@@ -119,7 +119,8 @@ def load(
             progress(done + 1, len(found))
     notes += _as_recorded(folder, rates, selection)
     if filled:
-        notes.append(f"{filled} missing samples were filled in")
+        spared = ", and none of these is to be forecast" if selection.horizon else ""
+        notes.append(f"{filled} missing samples were filled in{spared}")
     if lost:
         notes.append(
             f"{lost} missing samples lie in runs longer than {selection.gap}: the recording is "
@@ -334,16 +335,21 @@ def _comparable(
     if selection.speed:
         speed = piece.settings[:, -1]
         piece = replace(piece, settings=piece.settings[:, :-1])
+    forecast = piece.target if selection.horizon else None
+    if forecast is not None:  # a signal as well: filtered like the channels
+        piece = replace(piece, values=np.column_stack([piece.values, forecast]))
     if selection.per_revolution:
-        return to_orders(
+        piece = to_orders(
             piece,
             rate=rate,
             rpm=speed,
             per_revolution=selection.per_revolution,
             where=str(where),
         )
-    if selection.rate:
-        return resample(piece, rate=rate, wanted=selection.rate, where=str(where))
+    elif selection.rate:
+        piece = resample(piece, rate=rate, wanted=selection.rate, where=str(where))
+    if forecast is not None:
+        piece = replace(piece, values=piece.values[:, :-1], target=piece.values[:, -1])
     return piece
 
 
@@ -373,5 +379,6 @@ def _lengthened(piece: Piece, length: int) -> Piece:
         values=piece.values[index],
         settings=piece.settings[index],
         target=None if piece.target is None else piece.target[index],
+        made=None if piece.made is None else piece.made[index],
         start=piece.start - before,
     )

@@ -41,6 +41,7 @@ class Piece:
     values : float64, shape (samples, channels).
     settings : operating conditions, shape (samples, conditions).
     target : shape (samples,), or None.
+    made : where the target was filled in and not measured, bool, shape (samples,); None: nowhere.
     label : of a class, or "".
     test : whether the file says that it is for the test only.
     start : place of the first sample in the recording, counted in samples from 0.
@@ -52,6 +53,7 @@ class Piece:
     values: Array
     settings: Array
     target: Array | None = None
+    made: Array | None = None
     label: str = ""
     test: bool = False
     start: int = 0
@@ -67,6 +69,7 @@ class Piece:
             values=self.values[start:stop],
             settings=self.settings[start:stop],
             target=None if self.target is None else self.target[start:stop],
+            made=None if self.made is None else self.made[start:stop],
             start=self.start + start,
         )
 
@@ -124,6 +127,7 @@ def mend(piece: Piece, *, longest: int) -> Mended:
         values=mended[:, :channels],
         settings=mended[:, channels : channels + settings],
         target=None if piece.target is None else mended[:, -1],
+        made=None if piece.target is None else ~np.isfinite(piece.target),
     )
     return Mended(
         pieces=tuple(done.part(a, b) for a, b in pieces if b > a),
@@ -226,7 +230,17 @@ def _at(piece: Piece, at: Array, *, values: Array) -> Piece:
         values=values,
         settings=_between(piece.settings, at),
         target=None if piece.target is None else _between(piece.target[:, None], at)[:, 0],
+        made=None if piece.made is None else _near(piece.made, at),
     )
+
+
+def _near(mask: Array, at: Array) -> npt.NDArray[np.bool_]:
+    """Return where the mask is true between the neighbours of each fractional place."""
+    ends = np.concatenate([at[:1], at, at[-1:]])
+    first = np.floor(ends[:-2]).astype(np.intp)
+    last = np.minimum(np.ceil(ends[2:]).astype(np.intp), len(mask) - 1)
+    before = np.concatenate([[0], np.cumsum(mask)])
+    return np.asarray(before[last + 1] > before[first])
 
 
 def _between(values: Array, at: Array) -> Array:

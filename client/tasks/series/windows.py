@@ -57,7 +57,8 @@ def cut(pieces: Sequence[Piece], *, length: int, stride: int, horizon: int = 0) 
 
     Returns
     -------
-    windows in the order of pieces and time; none of a piece that is too short.
+    windows in the order of pieces and time; none of a piece that is too short, and none whose
+    next values were filled in: nobody measured what it would have to forecast.
     """
     found = []
     for place, piece in enumerate(pieces):
@@ -66,6 +67,7 @@ def cut(pieces: Sequence[Piece], *, length: int, stride: int, horizon: int = 0) 
         found += [
             Window(piece=place, start=end - length, stop=end, reach=end + horizon)
             for end in reversed(ends)
+            if piece.made is None or not piece.made[end : end + horizon].any()
         ]
     return found
 
