@@ -63,7 +63,7 @@ def fit(
     """
     config, noise = trainer.config, noise or Noise()
     privacy, training = config.privacy, config.training
-    groups = trainer.groups(network, (), training.freeze_until, training.round_learning_rate)
+    groups = trainer.groups(network, (), training.round_learning_rate)
     optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     pulled = pulls(network, anchor)
     network.eval()

@@ -69,16 +69,15 @@ def cut_update(
 def moving(network: Network, config: FederationConfig) -> frozenset[str]:
     """Name the tensors that rounds by these settings may change, whatever the data.
 
-    All but statistics that are frozen and, where noise is added, the stages that
-    ``training.freeze_until`` holds still: noise on what never moves would only do harm.
+    All but statistics that are frozen and the stages that ``training.freeze_until`` holds still:
+    noise on what never moves would only do harm.
     """
     names = {name for name, _ in network.named_parameters()}
     if config.training.batch_norm != "frozen":
         names |= {name for name, _ in network.named_buffers()}
-    if config.private:
-        first = stage_index(network, config.training.freeze_until)
-        for stage in stages(network)[:first]:
-            names -= set(stage.parameters)
+    first = stage_index(network, config.training.freeze_until)
+    for stage in stages(network)[:first]:
+        names -= set(stage.parameters)
     return frozenset(names)
 
 

@@ -110,7 +110,7 @@ class Trainer:
         that fits itself (`common.backbones.FittedHead`) does so.
         """
         training = self.config.training
-        self._adapt(network, indices)
+        self.adapt(network, indices)
         features = self._head_features(network, indices)
         targets = self.targets(indices)
         head = network.head
@@ -157,10 +157,9 @@ class Trainer:
         anchor: Anchor | None = None,
         freeze: Sequence[str] = (),
         rate: float | None = None,
-        freeze_until: str = "",
         after_epoch: AfterEpoch | None = None,
     ) -> list[float]:
-        """Train the network in place.
+        """Train the network in place, from the stage ``training.freeze_until`` on.
 
         Parameters
         ----------
@@ -170,7 +169,6 @@ class Trainer:
         freeze : ``("head",)`` or ``("backbone",)``: parts that do not move.
         rate : constant step size of the backbone, for rounds; None warms up to
             ``learning_rate`` and falls along a cosine.
-        freeze_until : stages of the backbone before this one do not move.
         after_epoch : called after each epoch; training stops when it returns True.
 
         Returns
@@ -182,8 +180,8 @@ class Trainer:
         TrainingError
             If the loss is not finite; the network is then unusable.
         """
-        self._adapt(network, indices)
-        optimiser = self._optimiser(network, freeze, freeze_until, rate)
+        self.adapt(network, indices)
+        optimiser = self._optimiser(network, freeze, rate)
         steps = epochs * _batch_count(len(indices), self.config.training.batch_size)
         schedule = self._steps(optimiser, steps, rate)
         pulled = pulls(network, anchor)
@@ -206,11 +204,11 @@ class Trainer:
         return losses
 
     def _optimiser(
-        self, network: Network, freeze: Sequence[str], freeze_until: str, rate: float | None
+        self, network: Network, freeze: Sequence[str], rate: float | None
     ) -> torch.optim.Optimizer:
         training = self.config.training
         peak = training.learning_rate if rate is None else rate
-        groups = self.groups(network, freeze, freeze_until, peak)
+        groups = self.groups(network, freeze, peak)
         return torch.optim.AdamW(groups, weight_decay=training.weight_decay)
 
     def _steps(
@@ -238,7 +236,7 @@ class Trainer:
             layer.momentum = momentum
             layer.eval()
 
-    def _adapt(self, network: Network, indices: Tensor) -> None:
+    def adapt(self, network: Network, indices: Tensor) -> None:
         """Follow the policy ``adapt``; the same images again change nothing."""
         if self.config.training.batch_norm == "adapt":
             self.estimate_norm(network, indices)
@@ -263,9 +261,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(moving, self.config.training.clip_norm)
         optimiser.step()
 
-    def groups(
-        self, network: Network, freeze: Sequence[str], freeze_until: str, rate: float
-    ) -> list[dict[str, Any]]:
+    def groups(self, network: Network, freeze: Sequence[str], rate: float) -> list[dict[str, Any]]:
         """Parameter groups: the head, each stage with its own step size, and a personal stem."""
         training = self.config.training
         named = dict(network.named_parameters())
@@ -278,7 +274,7 @@ class Trainer:
             )
         if "backbone" not in freeze:
             order = stages(network)
-            first = stage_index(network, freeze_until)
+            first = stage_index(network, training.freeze_until)
             for place, stage in enumerate(order):
                 if place >= first:
                     slower = training.stage_decay ** (len(order) - 1 - place)

@@ -85,8 +85,6 @@ class Work:
             rate=config.training.round_learning_rate,
             anchor=anchor,
             freeze=freeze,
-            # Noise grows with what moves, so there the settings' limit holds in rounds too.
-            freeze_until=config.training.freeze_until if config.private else "",
         )
 
     def point(self) -> Mapping[str, Tensor]:

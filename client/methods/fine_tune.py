@@ -28,7 +28,6 @@ def fine_tune(work: Work, *, anchor: Anchor | None = None) -> Evidence:
                 indices,
                 epochs=training.epochs,
                 anchor=anchor,
-                freeze_until=training.freeze_until,
                 after_epoch=after,
             )
 

@@ -83,7 +83,6 @@ def train_and_remember(work: Work) -> Evidence:
         network,
         trainer.data.train,
         epochs=training.epochs,
-        freeze_until=training.freeze_until,
         after_epoch=after,
     )
     network.load_state_dict(best.tensors)

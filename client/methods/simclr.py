@@ -44,7 +44,7 @@ def contrast(work: Work) -> None:
     indices = torch.cat([work.train, trainer.data.unlabelled])
     projector = _projector(work)
     rate = config.training.round_learning_rate
-    groups = trainer.groups(network, ("head",), config.training.freeze_until, rate)
+    groups = trainer.groups(network, ("head",), rate)
     groups.append(
         {"params": list(projector.parameters()), "lr": config.training.head_learning_rate}
     )
@@ -52,6 +52,7 @@ def contrast(work: Work) -> None:
     moving = [parameter for group in groups for parameter in group["params"]]
     steps = math.ceil(len(indices) / BATCH)
     epochs = max(config.local_epochs, math.ceil(config.local_steps / steps))
+    trainer.adapt(network, indices)
     trainer.training_mode(network)
     with trainer.randomness(trainer.seed) as generator:
         for _ in range(epochs):

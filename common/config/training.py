@@ -52,7 +52,9 @@ class TrainingConfig(Section):
         "them with every batch (harmful below some hundred images).",
     )
     freeze_until: str = Field(
-        "", description="Stages before this one do not train, for example `features.14`."
+        "",
+        description="Stages before this one do not train, neither in rounds nor at a plant alone, "
+        "for example `features.14`.",
     )
     augment: NotNegative = Field(
         1.0, description="Strength of flips, turns and light; 0 turns augmentation off."

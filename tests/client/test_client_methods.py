@@ -11,7 +11,7 @@ import torch
 
 from client.methods import ALONE, FEDERATED, Work
 from client.methods.base import Arrays
-from client.methods.simclr import nt_xent
+from client.methods.simclr import contrast, nt_xent
 from client.selection import judged
 from client.tasks.data import PlantData
 from client.training import Trainer
@@ -184,6 +184,17 @@ def test_fine_tuning_freezes_the_first_stages(
     assert distance(work.network, tiny(), part="backbone.second") > 0.0
 
 
+@pytest.mark.parametrize("method", sorted(FEDERATED))
+def test_rounds_freeze_the_first_stages(
+    method: str, work_of: Callable[..., Work], tiny: Tiny, changed: Change
+) -> None:
+    work = work_of()
+    work.trainer.config = changed(work.trainer.config, training={"freeze_until": "second.0"})
+    FEDERATED[method].train(work)
+    assert distance(work.network, tiny(), part="backbone.first") == 0.0
+    assert distance(work.network, tiny(), part="backbone.second") > 0.0
+
+
 def test_l2sp_stays_nearer_to_the_source(work_of: Callable[..., Work], tiny: Tiny) -> None:
     free, none, pulled = work_of(), work_of(l2sp=0.0), work_of(l2sp=50.0)
     ALONE["fine_tune"](free)
@@ -241,6 +252,12 @@ def test_simclr_learns_from_images_without_labels_and_keeps_its_projector(
     assert work.trainer.seen % (len(data.train) + len(free)) == 0
     assert work.extra.keys() == {"projector.0.weight", "projector.0.bias",
                                  "projector.2.weight", "projector.2.bias"}  # fmt: skip
+    # The policy `adapt` comes before contrast as well: views are seen with the plant's statistics.
+    adapting = work_of(data=unlabelled)
+    adapting.trainer.config = changed(work.trainer.config, training={"batch_norm": "adapt"})
+    contrast(adapting)
+    kept = dict(tiny().named_buffers())
+    assert any(not torch.equal(b, kept[n]) for n, b in adapting.network.named_buffers())
     # The next round goes on with the same projector, and gets better at it.
     work.trainer.config = changed(work.trainer.config, local_steps=60)
     FEDERATED["simclr"].train(work)

@@ -144,11 +144,10 @@ def test_adapted_statistics_are_those_of_the_images(trainer_of: Make, tiny: Tiny
 
 
 def test_training_statistics_move_but_not_in_frozen_stages(trainer_of: Make, tiny: Tiny) -> None:
-    trainer = trainer_of(batch_norm="train")
     for freeze_until, expected in (("", [True] * 4), ("second.0", [False, False, True, True])):
-        network = tiny()
+        trainer, network = trainer_of(batch_norm="train", freeze_until=freeze_until), tiny()
         before = statistics(network)
-        trainer.fit(network, trainer.data.train, epochs=1, freeze_until=freeze_until)
+        trainer.fit(network, trainer.data.train, epochs=1)
         changes = [not torch.equal(*pair) for pair in zip(statistics(network), before, strict=True)]
         assert changes == expected
 
@@ -177,12 +176,13 @@ def test_frozen_parts_do_not_move(trainer_of: Make, tiny: Tiny, part: str) -> No
 
 
 def test_freeze_until_freezes_the_stages_before(trainer_of: Make, tiny: Tiny) -> None:
-    trainer, network = trainer_of(), tiny()
-    trainer.fit(network, trainer.data.train, epochs=1, freeze_until="second.0")
+    trainer, network = trainer_of(freeze_until="second.0"), tiny()
+    trainer.fit(network, trainer.data.train, epochs=1)
     stages = {name.rpartition(".")[0] for name in moved(network, tiny())}
     assert stages == {"backbone.second.0", "backbone.second.1", "head"}
+    trainer = trainer_of(freeze_until="third")
     with pytest.raises(ConfigError, match=r"freeze_until must be a stage .* got 'third'"):
-        trainer.fit(network, trainer.data.train, epochs=1, freeze_until="third")
+        trainer.fit(network, trainer.data.train, epochs=1)
 
 
 def test_each_stage_further_from_the_head_is_slower(trainer_of: Make, tiny: Tiny) -> None:
