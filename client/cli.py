@@ -22,7 +22,16 @@ from client.layout import federation_of, holds_plant, open_settings
 from common.agreed import at_plant
 from common.errors import ConfigError, DataError
 from common.tasks import KINDS
-from common.terminal import FAILED, AsJson, command_line, console, print_json, progress, run
+from common.terminal import (
+    FAILED,
+    AsJson,
+    command_line,
+    console,
+    loading,
+    print_json,
+    progress,
+    run,
+)
 from common.token import Token
 
 app = command_line(about="One plant of a federation.")
@@ -62,7 +71,8 @@ def join(
 
     Example: transferline-plant join --token TOKEN --data /data/line-3 --dir ./plant-a
     """
-    from client.joining import joining  # noqa: PLC0415  loads torch and grpc, which take seconds
+    with loading():
+        from client.joining import joining  # noqa: PLC0415  loads torch and grpc
 
     line = sys.stdin.readline() if token == "-" else token
     entry = joining.Entry(
@@ -150,7 +160,8 @@ def check(
             f"folder must exist, a plant's or one of data alone, got {folder}; check the path"
         )
     if not holds_plant(folder):
-        from client.console import survey  # noqa: PLC0415  loads torch, which takes seconds
+        with loading():
+            from client.console import survey  # noqa: PLC0415  loads torch
 
         given = {
             "task": task or None,
@@ -185,7 +196,8 @@ def preview_(folder: PlantFolder, *, as_json: AsJson = False) -> None:
     Example: transferline-plant preview ./plant-a
     """
     settings, config = open_settings(folder), federation_of(folder)
-    from client.console.preview import classes_of, preview  # noqa: PLC0415  loads torch
+    with loading():
+        from client.console.preview import classes_of, preview  # noqa: PLC0415  loads torch
 
     found = preview(at_plant(config, settings), classes=classes_of(folder, settings))
     if as_json:
@@ -212,7 +224,8 @@ def inspect(
 
     Example: transferline-plant inspect ./plant-a /data/line-3/today
     """
-    from client.console import inspecting  # noqa: PLC0415  loads torch, which takes seconds
+    with loading():
+        from client.console import inspecting  # noqa: PLC0415  loads torch
 
     with progress("reading what is to be judged") as advance:
         found = inspecting.inspect(
@@ -257,8 +270,9 @@ def optimise(
     """
     if bool(maximise) == bool(minimise):
         raise ConfigError("one of --maximise and --minimise must be given, got both or none")
-    from client.console import proposing  # noqa: PLC0415  loads torch, which takes seconds
-    from client.optimise import wishes as asked  # noqa: PLC0415  for this command alone
+    with loading():
+        from client.console import proposing  # noqa: PLC0415  loads torch
+        from client.optimise import wishes as asked  # noqa: PLC0415  for this command alone
 
     wishes = asked.Wishes(
         target=maximise or minimise,
@@ -314,8 +328,8 @@ def _checks(plant: Plant, *, quiet: bool) -> list[Check]:
             if one is None:
                 break
             note(one)
-    with progress("loading torch"):
-        from client.console import fitness  # noqa: PLC0415  loads torch, which takes seconds
+    with loading():
+        from client.console import fitness  # noqa: PLC0415  loads torch
 
         one = fitness.device(plant)
     note(one)

@@ -100,6 +100,13 @@ def run(app: typer.Typer) -> None:
         sys.exit(INTERRUPTED)
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say on a terminal that libraries are loaded, which takes seconds for torch."""
+    with errors().status("loading libraries"):
+        yield
+
+
 def moving_bar(screen: Console, *, width: int = 0, stays: bool = False) -> Progress:
     """Return a bar with a note at its end; off a terminal it shows nothing.
 

@@ -15,19 +15,8 @@ from common.errors import ConfigError, StateError
 from common.files import write_atomic
 from common.tasks import KINDS
 from common.toml import validate
-from simulation.collect import collect
-from simulation.compare import compare as compare_methods
 from simulation.factory import write_plants
 from simulation.made_up import DEMOS
-from simulation.onboard import Onboarding
-from simulation.onboard import onboard as onboard_plant
-from simulation.report import write_report
-from simulation.results import save_results, write_plants_csv
-from simulation.run import Plan
-from simulation.run import run as run_plan
-from simulation.split import split_product
-from simulation.table import print_table
-from simulation.watch import Display
 
 app = terminal.command_line(about="Simulate plants that learn together, on folders of their data.")
 
@@ -77,8 +66,11 @@ def run(
 
     Example: transferline-sim run federation.toml --data plants --out out/first --workers 2
     """
-    plan = Plan(
-        config=_config(file, labels_per_class),
+    config = _config(file, labels_per_class)
+    with terminal.loading():
+        from simulation import running  # noqa: PLC0415  loads torch
+    plan = running.Plan(
+        config=config,
         base=file.parent,
         data=data,
         out=out,
@@ -89,7 +81,7 @@ def run(
         resume=resume,
         pooled=pooled,
     )
-    _run(plan)
+    running.run(plan)
 
 
 @app.command()
@@ -110,8 +102,11 @@ def compare(
 
     Example: transferline-sim compare federation.toml --data plants --out out/compare
     """
-    plan = Plan(
-        config=_config(file, labels_per_class),
+    config = _config(file, labels_per_class)
+    with terminal.loading():
+        from simulation import running  # noqa: PLC0415  loads torch
+    plan = running.Plan(
+        config=config,
         base=file.parent,
         data=data,
         out=out,
@@ -121,15 +116,7 @@ def compare(
         resume=resume,
         pooled=False,
     )
-    with Display() as display:
-        comparison = compare_methods(plan, _names(methods), watch=display)
-    console = terminal.console()
-    for name, found in comparison.methods.items():
-        console.print(
-            f"{name:<10} {found.mean.value:.3f}  ({found.mean.low:.3f} to {found.mean.high:.3f})"
-            + (f"   deployed {found.deployed.mean.value:.3f}" if found.deployed else "")
-        )
-    console.print(f"report: {out / 'report.html'}")
+    running.compare(plan, _names(methods))
 
 
 @app.command()
@@ -146,23 +133,12 @@ def onboard(
     Example: transferline-sim onboard federation.toml --release out/first/releases/10
     --data plants/plant-5 --labels 5,20
     """
-    counts = _counts(labels)
-    with Display() as display:
-        rows = onboard_plant(
-            load_federation(file),
-            base=file.parent,
-            release=release,
-            data=data,
-            labels=counts,
-            seeds=seeds,
-            out=out,
-            watch=display,
-        )
-    console = terminal.console()
-    console.print("labels  from source              from release             gain")
-    for row in rows:
-        console.print(_onboarding(row))
-    console.print(f"written: {out / 'onboard.json'}")
+    config, counts = load_federation(file), _counts(labels)
+    with terminal.loading():
+        from simulation import running  # noqa: PLC0415  loads torch
+    running.onboard(
+        config, base=file.parent, release=release, data=data, labels=counts, seeds=seeds, out=out
+    )
 
 
 @app.command()
@@ -196,16 +172,9 @@ def split(
 
     Example: transferline-sim split --data images/steel --out steel-4 --plants 4 --cameras
     """
-    cut = split_product(data, out, plants=plants, labels=labels, cameras=cameras, seed=seed)
-    console = terminal.console()
-    for plant, counts in cut.counts.items():
-        shares = ", ".join(f"{name} {count}" for name, count in counts.items())
-        console.print(f"{plant}: {shares}")
-    if cut.left_out:
-        console.print(f"left out: {cut.left_out} images of classes too small at their plant")
-    for item in cut.skipped:
-        terminal.errors().print(f"skipped {item.file}: {item.why}")
-    console.print(f"written: {out}")
+    with terminal.loading():
+        from simulation import running  # noqa: PLC0415  loads torch
+    running.split(data, out, plants=plants, labels=labels, cameras=cameras, seed=seed)
 
 
 @app.command()
@@ -242,6 +211,8 @@ def demo(
     """
     if task not in DEMOS:
         raise ConfigError(f"--task must be one of {', '.join(DEMOS)}, got {task!r}; choose one")
+    with terminal.loading():
+        from simulation import running  # noqa: PLC0415  loads torch
     out = out or Path("out/demo" if task == "images" else f"out/demo-{task}")
     data = out / "data"
     if not data.is_dir():
@@ -252,25 +223,15 @@ def demo(
     config = FederationConfig.model_validate(DEMOS[task].settings)
     run_folder = out / "run"
     resume = (run_folder / "run.json").exists()
-    plan = Plan(config=config, base=out, data=data, out=run_folder, workers=workers, resume=resume)
-    _run(plan, report=out / "report.html")
+    plan = running.Plan(
+        config=config, base=out, data=data, out=run_folder, workers=workers, resume=resume
+    )
+    running.run(plan, report=out / "report.html")
 
 
 def main() -> None:
     """Run the command line."""
     terminal.run(app)
-
-
-def _run(plan: Plan, *, report: Path | None = None) -> None:
-    with Display() as display:
-        results = collect(plan, run_plan(plan, watch=display))
-    save_results(plan.out / "results.json", results)
-    write_plants_csv(plan.out / "plants.csv", results)
-    report = report or plan.out / "report.html"
-    write_report(results, report)
-    console = terminal.console()
-    print_table(results, console)
-    console.print(f"report: {report}")
 
 
 def _config(file: Path, labels: int | None) -> FederationConfig:
@@ -287,14 +248,3 @@ def _counts(text: str) -> list[int]:
     if not names or not all(name.isdigit() and int(name) >= 2 for name in names):
         raise ConfigError(f"--labels must be numbers from 2 on, like 5,10,20; got {text!r}")
     return [int(name) for name in names]
-
-
-def _onboarding(row: Onboarding) -> str:
-    if row.source is None or row.release is None or row.gain is None:
-        return f"{row.labels:>6}  {row.problem}"
-    spans = (
-        f"{span.value:.3f} ({span.low:.3f} to {span.high:.3f})"
-        for span in (row.source, row.release)
-    )
-    gain = f"{row.gain.value:+.3f} ({row.gain.low:+.3f} to {row.gain.high:+.3f})"
-    return f"{row.labels:>6}  {'   '.join(spans)}   {gain}"

@@ -93,6 +93,12 @@ def test_a_mistake_is_one_line_and_exit_code_1(here: Path) -> None:
     assert found.stderr == "error: --workers must be at least 1, got 0\n"
 
 
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys; import simulation.cli; print({'torch', 'flwr'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
+
+
 @pytest.mark.parametrize("labels", ["x", "", "1", "5,-3"])
 def test_onboard_refuses_what_are_no_counts(here: Path, labels: str) -> None:
     words = ["onboard", "federation.toml", "--release", "r", "--data", "plants", "--labels", labels]

@@ -1,0 +1,117 @@
+"""What the commands of ``transferline-sim`` do that need torch, and what they print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.config import FederationConfig
+from common.terminal import console, errors
+from simulation.collect import collect
+from simulation.compare import compare as compare_methods
+from simulation.onboard import Onboarding
+from simulation.onboard import onboard as onboard_plant
+from simulation.report import write_report
+from simulation.results import save_results, write_plants_csv
+from simulation.run import Plan
+from simulation.run import run as run_plan
+from simulation.split import split_product
+from simulation.table import print_table
+from simulation.watch import Display
+
+__all__ = ["Plan", "compare", "onboard", "run", "split"]
+
+
+def run(plan: Plan, *, report: Path | None = None) -> None:
+    """Run a federation, write its results and print its table.
+
+    Parameters
+    ----------
+    report : file of the report; by default ``report.html`` in the run's folder.
+    """
+    with Display() as display:
+        results = collect(plan, run_plan(plan, watch=display))
+    save_results(plan.out / "results.json", results)
+    write_plants_csv(plan.out / "plants.csv", results)
+    report = report or plan.out / "report.html"
+    write_report(results, report)
+    print_table(results, console())
+    console().print(f"report: {report}")
+
+
+def compare(plan: Plan, methods: Sequence[str]) -> None:
+    """Run several methods side by side, and print a line of each."""
+    with Display() as display:
+        comparison = compare_methods(plan, methods, watch=display)
+    for name, found in comparison.methods.items():
+        console().print(
+            f"{name:<10} {found.mean.value:.3f}  ({found.mean.low:.3f} to {found.mean.high:.3f})"
+            + (f"   deployed {found.deployed.mean.value:.3f}" if found.deployed else "")
+        )
+    console().print(f"report: {plan.out / 'report.html'}")
+
+
+def onboard(
+    config: FederationConfig,
+    *,
+    base: Path,
+    release: Path,
+    data: Path,
+    labels: Sequence[int],
+    seeds: int,
+    out: Path,
+) -> None:
+    """Try what a plant that joins late gets, and print a line for each number of labels.
+
+    Parameters
+    ----------
+    base : folder that file names in the settings start from.
+    release : folder of a release.
+    labels : labelled examples a class to try.
+    out : where ``onboard.json`` goes.
+    """
+    with Display() as display:
+        rows = onboard_plant(
+            config,
+            base=base,
+            release=release,
+            data=data,
+            labels=labels,
+            seeds=seeds,
+            out=out,
+            watch=display,
+        )
+    console().print("labels  from source              from release             gain")
+    for row in rows:
+        console().print(_onboarding(row))
+    console().print(f"written: {out / 'onboard.json'}")
+
+
+def split(data: Path, out: Path, *, plants: int, labels: str, cameras: bool, seed: int) -> None:
+    """Cut one product into plants, and print what each has.
+
+    Parameters
+    ----------
+    labels : ``iid`` or ``dirichlet:0.3``.
+    cameras : whether each plant has a camera of its own.
+    """
+    cut = split_product(data, out, plants=plants, labels=labels, cameras=cameras, seed=seed)
+    for plant, counts in cut.counts.items():
+        shares = ", ".join(f"{name} {count}" for name, count in counts.items())
+        console().print(f"{plant}: {shares}")
+    if cut.left_out:
+        console().print(f"left out: {cut.left_out} images of classes too small at their plant")
+    for item in cut.skipped:
+        errors().print(f"skipped {item.file}: {item.why}")
+    console().print(f"written: {out}")
+
+
+def _onboarding(row: Onboarding) -> str:
+    if row.source is None or row.release is None or row.gain is None:
+        return f"{row.labels:>6}  {row.problem}"
+    spans = (
+        f"{span.value:.3f} ({span.low:.3f} to {span.high:.3f})"
+        for span in (row.source, row.release)
+    )
+    gain = f"{row.gain.value:+.3f} ({row.gain.low:+.3f} to {row.gain.high:+.3f})"
+    return f"{row.labels:>6}  {'   '.join(spans)}   {gain}"
