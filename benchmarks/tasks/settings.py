@@ -45,6 +45,7 @@ def judge(folder: Path, config: FederationConfig, *, members: int = 8) -> dict[s
         if mean[best] > mean[start]:
             gained.append(truth[best] - truth[start])
             blind.append(float(np.mean(truth[near] - truth[start])))
+    assert ensemble.factor is not None, ensemble.doubt
     inside = np.abs(truth - mean) <= ensemble.factor * deviation
     return {
         "held_out": float(len(truth)),

@@ -80,6 +80,7 @@ def facts(ensemble: Ensemble, found: Found) -> dict[str, Any]:
             "rows": ensemble.judged,
             "rank_correlation": ensemble.correlation,
             "deviation_left": ensemble.left,
+            "doubt": ensemble.doubt,
         },
     }
 
@@ -97,10 +98,12 @@ def show(out: Console, ensemble: Ensemble, found: Found, *, wishes: Wishes) -> N
         if name not in free:
             table.add_row(name, *(_said(one.limits[name]) for one in found.proposals))
     table.add_row(f"{wishes.target}, expected", *(_said(one.mean) for one in found.proposals))
-    table.add_row("90 % interval", *(f"{one.low:.4g} to {one.high:.4g}" for one in found.proposals))
-    word = "below" if wishes.lower else "above"
-    title = f"chance of being {word} {found.compared[0]:.4g}"
-    table.add_row(title, *(f"{one.chance:.0%}" for one in found.proposals))
+    if not ensemble.doubt:
+        ends = (f"{one.low:.4g} to {one.high:.4g}" for one in found.proposals)
+        table.add_row("90 % interval", *ends)
+        word = "below" if wishes.lower else "above"
+        title = f"chance of being {word} {found.compared[0]:.4g}"
+        table.add_row(title, *(f"{one.chance:.0%}" for one in found.proposals))
     table.add_row("of the supported distance", *(f"{one.distance:.0%}" for one in found.proposals))
     table.add_row("nearest measured row", *(one.nearest for one in found.proposals))
     out.print(table)
@@ -116,8 +119,11 @@ def show(out: Console, ensemble: Ensemble, found: Found, *, wishes: Wishes) -> N
     out.print(
         f"{found.allowed} of {found.tried} settings that were tried are within bounds, limits and "
         f"what the rows support; on {ensemble.judged} validation rows the model ranks with "
-        f"{ensemble.correlation:.2f} (1 is perfect), its interval holds 90 %",
+        f"{ensemble.correlation:.2f} (1 is perfect)"
+        + ("" if ensemble.doubt else ", its interval holds 90 %"),
     )
+    if ensemble.doubt:
+        out.print(f"no interval: {ensemble.doubt}", style="bold red")
     if ensemble.correlation < WEAK:
         out.print(
             "this model can hardly tell good settings from bad ones: do not rely on it",

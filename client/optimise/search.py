@@ -50,9 +50,9 @@ class Proposal:
     Attributes
     ----------
     values : by column; those that were held too.
-    mean, low, high : of the target, with the 90 % interval.
+    mean, low, high : of the target, with the 90 % interval; None where the model has none.
     chance : that it is better than the best measured row that is allowed (or, if none is, than the
-        usual row).
+        usual row); None as well.
     distance : from the fifth nearest measured row, as a share of what is supported.
     nearest : name of the nearest measured row.
     limits : what each limited column or formula comes to.
@@ -60,9 +60,9 @@ class Proposal:
 
     values: Mapping[str, Value]
     mean: float
-    low: float
-    high: float
-    chance: float
+    low: float | None
+    high: float | None
+    chance: float | None
     distance: float
     nearest: str
     limits: Mapping[str, float]
@@ -210,7 +210,7 @@ def _proposal(
     measured: Measured,
 ) -> Proposal:
     mean, deviation = told["told"]
-    low, high = ensemble.interval(mean, deviation)
+    low, high = ensemble.interval(mean, deviation) or (None, None)
     row = support.encode(told["values"])
     above = ensemble.chance(mean, deviation, above=compared)
     return Proposal(
@@ -218,7 +218,7 @@ def _proposal(
         mean=mean,
         low=low,
         high=high,
-        chance=1 - above if wishes.lower else above,
+        chance=1 - above if wishes.lower and above is not None else above,
         distance=support.distance(row) / max(support.reach, 1e-12),
         nearest=measured.names[support.nearest(row)],
         limits={one.name: _sum(one.name, told["values"], wishes) for one in wishes.limits},

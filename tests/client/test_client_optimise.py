@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from client.console.proposing import facts, measured, propose_by
+from client.console.proposing import facts, measured, propose_by, show
+from client.earlier import read_by
 from client.optimise.ensemble import Ensemble, rank_correlation, train
 from client.optimise.search import Measured, search, space
 from client.optimise.support import Support
@@ -108,6 +110,9 @@ def test_proposals_keep_to_bounds_limits_and_support(parts: Any, lower: bool) ->
         assert one.limits["cost"] <= 29.0
         assert one.values["supplier"] in ("Ast", "Bor")
         assert one.distance <= 1.0 + 1e-6
+        assert one.low is not None
+        assert one.high is not None
+        assert one.chance is not None
         assert one.low < one.mean < one.high
         assert 0 <= one.chance <= 1
         for setting in support.settings:
@@ -148,12 +153,60 @@ def test_missing_values_do_not_widen_a_column(parts: Any) -> None:
 
 def test_the_interval_holds_on_the_rows_that_it_was_scaled_on(plant: Plant, parts: Any) -> None:
     ensemble, _, _ = parts
+    assert ensemble.factor is not None, ensemble.doubt
     data = plant.data(CONFIG)
     mean, deviation = ensemble.predict(data.inputs[data.validation].numpy())
     truth = data.targets[data.validation][:, 0].numpy()
     assert (np.abs(truth - mean) <= ensemble.factor * deviation + 1e-6).mean() >= 0.9
     assert ensemble.chance(10.0, 1.0, above=10.0) == pytest.approx(0.5)
-    assert ensemble.chance(10.0, 1.0, above=5.0) > ensemble.chance(10.0, 1.0, above=9.0)
+    chances = [ensemble.chance(10.0, 1.0, above=value) or 0.0 for value in (5.0, 9.0)]
+    assert chances[0] > chances[1]
+
+
+def test_members_learn_nothing_from_the_rows_that_vouch_for_them(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*told: Any, **named: Any) -> Any:
+        data = read_by(*told, **named)
+        assert data is not None
+        targets = data.targets.clone()
+        targets[data.validation] = targets[data.validation].flip(0) * 2
+        return replace(data, targets=targets)
+
+    one = train(plant, CONFIG, members=1)
+    monkeypatch.setattr("client.optimise.ensemble.read_by", other)
+    two = train(plant, CONFIG, members=1)
+    rows = one.trainer.data.inputs[:20].numpy()
+    np.testing.assert_array_equal(one.predict(rows)[0], two.predict(rows)[0])
+
+
+def test_rows_that_the_model_may_know_make_no_interval(plant: Plant, tmp_path: Path) -> None:
+    """Below ten labels a class it has learned from all of them; a table that grew is dealt anew."""
+    pytest.importorskip("optuna")
+    few = plant.settings.model_copy(update={"labels_per_class": 6})
+    config = CONFIG.model_copy(update={"labels_per_class": 6})
+    made = Plant.create(tmp_path / "few", few)
+    made.train_alone("local", source=start(config, base=Path()).release, config=config)
+    ensemble, found = propose_by(made, config, wishes(trials=25))
+    assert (
+        ensemble.doubt
+        == "the model has learned from all labelled rows, as below ten labels a class"
+    )
+    told = facts(ensemble, found)
+    assert told["validation"]["doubt"] == ensemble.doubt
+    assert all(one["low"] is one["high"] is one["chance"] is None for one in told["proposals"])
+    with (tmp_path / "said").open("w") as text:
+        show(Console(file=text, width=300), ensemble, found, wishes=wishes())
+    said = (tmp_path / "said").read_text()
+    assert "90 %" not in said
+    assert f"no interval: {ensemble.doubt}" in said
+
+    shutil.copytree(plant.folder, tmp_path / "plant")
+    data = shutil.copytree(plant.settings.data, tmp_path / "data")
+    table = next(data.iterdir())
+    table.write_text("\n".join(table.read_text().splitlines()[:-20]) + "\n")
+    grown = Plant.create(tmp_path / "plant", plant.settings.model_copy(update={"data": str(data)}))
+    assert "others than the model was judged on" in train(grown, CONFIG, members=1).doubt
 
 
 def test_nothing_that_is_allowed_is_one_line(parts: Any) -> None:
