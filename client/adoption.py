@@ -214,17 +214,26 @@ def _half_width(
     *,
     confidence: float,
 ) -> float:
-    """Return the stratified standard error, its variance pooled over strata, times `quantile`.
+    """Return the stratified standard error times `quantile`, the larger of two.
 
-    With one example a stratum there is no variance to estimate: the width has no bound.
+    One with the variance pooled over strata, one with each stratum's own, its degrees of freedom
+    by Satterthwaite (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28): a rare class that is
+    the noisy one is not lost among many calm examples. A stratum of one example has the pooled
+    variance; with one example in each there is none to estimate, and the width has no bound.
     """
     freedom = len(difference) - len(counts)
     if freedom < 1:
         return math.inf
     means = np.bincount(place, weights=difference) / counts
-    variance = float(((difference - means[place]) ** 2).sum()) / freedom
-    error = math.sqrt(variance * float((1.0 / counts).sum())) / len(counts)
-    return quantile(confidence, freedom=freedom) * error
+    squares = np.bincount(place, weights=(difference - means[place]) ** 2)
+    pooled = float(squares.sum()) / freedom
+    each = np.where(counts > 1, counts - 1, freedom)
+    own = np.where(counts > 1, squares / each, pooled) / counts
+    widths = [quantile(confidence, freedom=freedom) * math.sqrt(pooled * float((1 / counts).sum()))]
+    if total := float(own.sum()):
+        fewer = max(1, int(1 / float(((own / total) ** 2 / each).sum()) + 1e-9))
+        widths.append(quantile(confidence, freedom=fewer) * math.sqrt(total))
+    return max(widths) / len(counts)
 
 
 def quantile(probability: float, *, freedom: int) -> float:

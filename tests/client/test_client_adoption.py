@@ -129,6 +129,24 @@ def test_one_class_is_an_ordinary_paired_test() -> None:
     assert verdict.low == pytest.approx(low, abs=1e-5)
 
 
+def test_a_rare_class_that_is_noisy_widens_the_bound() -> None:
+    """At a true gain of 0 a model is adopted one time in five; by pooled variance alone in two."""
+    rng = np.random.default_rng(0)
+    strata = np.repeat([0, 1], [60, 5])
+    drawn = rng.normal(0, np.repeat([0.02, 0.2], [60, 5]), (600, 65))
+    verdicts = [judge_(one, strata, margin=0.0) for one in drawn]
+    assert sum(verdict.adopt for verdict in verdicts) / len(verdicts) < 0.25
+    one = drawn[0]
+    parts = np.array([one[:60].var(ddof=1) / 60, one[60:].var(ddof=1) / 5])
+    freedom = int(parts.sum() ** 2 / (parts**2 / [59, 4]).sum())
+    width = stats.t.ppf(CONFIDENCE, freedom) * math.sqrt(parts.sum()) / 2
+    assert verdicts[0].low == pytest.approx(verdicts[0].gain - width, abs=1e-4)
+    alone = np.repeat([0, 1], [64, 1])  # its variance is that of the others
+    verdict = judge_(one, alone, margin=0.0)
+    width = stats.t.ppf(CONFIDENCE, 63) * one[:64].std(ddof=1) * math.sqrt(1 + 1 / 64) / 2
+    assert verdict.low == pytest.approx(verdict.gain - width, abs=1e-5)
+
+
 def test_few_images_say_nothing() -> None:
     truth = np.array([0, 1])
     verdict = judge(towards(truth, 0.1), towards(truth, 0.9), truth, margin=0.5)
