@@ -29,7 +29,7 @@ from client.tasks.folder import (
     unlabelled,
 )
 from client.tasks.meaning import Meaning
-from client.tasks.split import Key, Quota, Split, keys, split
+from client.tasks.split import Key, Quota, Split, groups_of, keys, split
 from client.tasks.transforms import Augment, Normalise
 from common.config import FederationConfig, PlantConfig
 from common.errors import ConfigError, DataError
@@ -152,6 +152,8 @@ def _assemble(
         (position[torch.from_numpy(train)], position[torch.from_numpy(held)])
         for train, held in parts.folds
     )
+    groups = groups_of([ranks[index] for index in used])
+    free_ones = torch.full((len(free),), -1)
     return PlantData(
         classes=classes,
         good=selection.good,
@@ -163,6 +165,7 @@ def _assemble(
         validation=folds[0][1],
         test=position[torch.from_numpy(parts.test)],
         folds=folds,
+        groups=None if groups is None else torch.cat([torch.from_numpy(groups), free_ones]),
         skipped=skipped,
         notes=(
             *_notes(parts, classes=classes, wanted=selection.labels_per_class),

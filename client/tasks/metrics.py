@@ -7,7 +7,8 @@ first the seeds are drawn again, then the images within each class.
 A class's recall over n images drawn again with replacement is a binomial variable divided by n,
 so the resamples are drawn from that distribution instead of image by image: the same bootstrap,
 a thousand times cheaper. Two systems on the same images are drawn together: the images that only
-the one, or only the other, gets right.
+the one, or only the other, gets right. Where images come in groups that are not independent,
+groups are drawn (`client.tasks.groups`).
 
 A class of one image, or one that is always right, adds no width: an interval from few test
 images is too narrow, which is why plants with fewer than ten a class are noted as such.
@@ -24,6 +25,7 @@ import numpy.typing as npt
 import torch
 
 from client.tasks.errors import Errors
+from client.tasks.groups import GroupedTally
 from client.tasks.ranks import Ranks
 from common.errors import DataError, TrainingError
 from common.tasks import MEASURES
@@ -239,10 +241,16 @@ def _sample(a: Prediction, b: Prediction | None, metric: str) -> Sample:
     if b is not None and (a.names != b.names or not np.array_equal(a.truth, b.truth)):
         raise DataError("paired predictions must be of the same examples in the same order")
     if metric in ("balanced_accuracy", "accuracy"):
+        if a.groups is not None:
+            _check(a.predicted, a.truth)
+            right = a.correct.astype(np.int64) - (0 if b is None else b.correct)
+            return GroupedTally(
+                truth=a.truth, right=right, groups=a.groups, plain=metric == "accuracy"
+            )
         return _Tally(counts=_count(a, b), plain=metric == "accuracy")
     if metric == "auroc":
         known = None if b is None else b.predicted[:, 1]
-        return Ranks(truth=a.truth, one=a.predicted[:, 1], other=known)
+        return Ranks(truth=a.truth, one=a.predicted[:, 1], other=known, groups=a.groups)
     other = None if b is None else b.predicted
     return Errors(measure=metric, truth=a.truth, one=a.predicted, other=other, groups=a.groups)
 

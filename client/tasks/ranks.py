@@ -2,7 +2,7 @@
 
 The AUROC is the mean over defective parts of the share of good ones that they are above (Mann and
 Whitney 1947). Its interval is a bootstrap that draws good and defective parts again, each as often
-as there are parts.
+as there are parts, or groups of them where they come in groups.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from client.tasks.groups import drawn
 from common.errors import DataError, TrainingError
 
 Array = npt.NDArray[Any]
@@ -48,11 +49,13 @@ class Ranks:
     ----------
     truth : 0 for good and 1 for defective, shape (n,).
     one, other : higher for defective parts, shape (n,); ``other`` is None for one model alone.
+    groups : which parts are drawn together, shape (n,); None: each by itself.
     """
 
     truth: Array
     one: Array
     other: Array | None = None
+    groups: Array | None = None
 
     def __post_init__(self) -> None:
         if set(np.unique(self.truth)) != {0, 1}:
@@ -70,8 +73,13 @@ class Ranks:
         found = [np.empty(0)]
         for start in range(0, times, _CHUNK):
             size = min(_CHUNK, times - start)
-            bad, good = (_counts(size, side, rng) for side in margin.shape)
-            found.append(((bad @ margin) * good).sum(axis=1) / margin.size)
+            if self.groups is None:
+                bad, good = (_counts(size, side, rng) for side in margin.shape)
+            else:
+                weights = drawn(self.groups, self.truth, times=size, rng=rng)
+                bad, good = weights[:, self.truth == 1], weights[:, self.truth != 1]
+            pairs = bad.sum(axis=1) * good.sum(axis=1)
+            found.append(((bad @ margin) * good).sum(axis=1) / pairs)
         return np.concatenate(found)
 
     def _margin(self) -> Array:

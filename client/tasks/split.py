@@ -96,6 +96,12 @@ def keys(groups: Sequence[str | None], contents: Sequence[str], *, seed: int) ->
     return [(root(r), _hash(seed, c)) for r, c in zip(hashes, contents, strict=True)]
 
 
+def groups_of(ranks: Sequence[Key]) -> Indices | None:
+    """Return a number of its group for each example, from `keys`; None where all are alone."""
+    known, place = np.unique([group for group, _ in ranks], return_inverse=True)
+    return place.astype(np.int64) if len(known) < len(ranks) else None
+
+
 def _hash(seed: int, text: str) -> str:
     return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 

@@ -143,13 +143,18 @@ def test_copies_and_manifest_groups_do_not_straddle(plant: Path) -> None:
     for seed in range(8):
         data, _ = load(plant, seed=seed)
         sets: dict[str, set[str]] = {}
+        assert data.groups is not None
+        assert data.groups.dtype == torch.int64
+        numbers: dict[str, set[int]] = {}
         for name in ("train", "validation", "test"):
             for index in getattr(data, name).tolist():
                 file = data.names[index]
                 group = f"lot{int(file[5:7]) // 3}" if file.startswith("good/") else file
                 group = "copy" if file in ("dent/copy.png", "dent/05.png") else group
                 sets.setdefault(group, set()).add(name)
+                numbers.setdefault(group, set()).add(int(data.groups[index]))
         assert all(len(names) == 1 for names in sets.values())
+        assert len({*map(tuple, numbers.values())}) == len(numbers) == len(data.groups.unique())
 
 
 def test_the_same_image_in_two_classes_is_noted(plant: Path) -> None:

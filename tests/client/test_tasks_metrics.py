@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,40 @@ def predicted(*accuracies: float, count: int = 100, seed: int = 0) -> Prediction
     ).ravel()
     said = np.where(right, truth, (truth + 1) % len(accuracies))
     return Prediction(truth=truth, predicted=np.eye(len(accuracies))[said])
+
+
+def in_groups(seed: int) -> Prediction:
+    """Two classes of twelve machines each, thirty windows a machine; 0.8 are right."""
+    rng = np.random.default_rng(seed)
+    truth, groups = np.repeat([0, 1], 360), np.repeat(np.arange(24), 30)
+    right = rng.random(720) < rng.beta(2, 0.5, 24)[groups]
+    said = np.eye(2)[np.where(right, truth, 1 - truth)]
+    return Prediction(truth=truth, predicted=said, groups=groups)
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "accuracy"])
+def test_intervals_over_groups_hold(metric: str) -> None:
+    """By window they held 49 of 100."""
+    found = [interval([in_groups(seed)], metric=metric) for seed in range(60)]
+    assert np.mean([one.low <= 0.8 <= one.high for one in found]) > 0.85
+    same = paired_interval([in_groups(0)], [in_groups(0)], metric=metric)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "accuracy", "auroc"])
+def test_groups_of_one_are_none(metric: str) -> None:
+    one = predicted(0.7, 0.9)
+    alone = interval([replace(one, groups=np.arange(200))], metric=metric)
+    known = interval([one], metric=metric)
+    assert alone.value == pytest.approx(known.value)
+    assert (alone.low, alone.high) == (
+        pytest.approx(known.low, abs=0.02),
+        pytest.approx(known.high, abs=0.02),
+    )
+    wider = interval([replace(one, groups=np.arange(200) // 10)], metric=metric)
+    assert wider.value == pytest.approx(known.value)
+    single = interval([replace(one, groups=np.arange(200) // 100)], metric=metric)
+    assert single.low < single.value < single.high
 
 
 @settings(max_examples=40, deadline=None)

@@ -112,6 +112,9 @@ def test_rows_of_a_group_are_on_one_side(folder: Callable[..., Path]) -> None:
     ]
     assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
     assert all(len(side) > 1 for side in sides)
+    assert data.groups is not None
+    assert len(set(zip(batches, data.groups.tolist(), strict=True))) == len(set(batches)) == 15
+    assert load(folder()).groups is None
 
 
 def test_equal_rows_are_on_one_side(folder: Callable[..., Path]) -> None:

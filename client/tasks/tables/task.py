@@ -17,7 +17,7 @@ from client.tasks.classes import Classes
 from client.tasks.data import PlantData, Progress, Skipped, Unlabelled
 from client.tasks.meaning import Meaning
 from client.tasks.numbers import Numbers, fit_scale
-from client.tasks.split import Split, keys, split
+from client.tasks.split import Split, groups_of, keys, split
 from client.tasks.tables.columns import MOST_LEVELS, are_names, far_apart, numbers_of, tells_apart
 from client.tasks.tables.inputs import read_alike, read_inputs
 from client.tasks.tables.pool import pool
@@ -229,8 +229,8 @@ def _assemble(
             f"validation, test; copies are one), got {differ}; add columns, or name in table.group "
             "what belongs together"
         )
-    groups = [rows.cells[chosen.group][row] or None for row in used] if chosen.group else None
-    ranks = keys(groups or [None] * len(used), contents, seed=selection.quota.seed)
+    told = [rows.cells[chosen.group][row] or None for row in used] if chosen.group else None
+    ranks = keys(told or [None] * len(used), contents, seed=selection.quota.seed)
     parts = split(strata.tolist(), ranks, classes=names, quota=selection.quota, where=str(folder))
     kept = np.array(sorted({*parts.train, *parts.validation, *parts.test}), dtype=np.int64)
     position = np.full(len(used), -1)
@@ -244,6 +244,7 @@ def _assemble(
         one.name: float(np.nanmedian(inputs[train, place]))
         for place, one in enumerate(found.numbers, start=len(selection.shared))
     }
+    groups = groups_of([ranks[row] for row in kept])
     return PlantData(
         inputs=torch.from_numpy(inputs),
         targets=torch.empty(0),
@@ -252,6 +253,7 @@ def _assemble(
         validation=torch.from_numpy(position[parts.validation]),
         test=torch.from_numpy(position[parts.test]),
         folds=_folds(parts, position),
+        groups=None if groups is None else torch.from_numpy(groups),
         good=selection.good,
         columns=found,
         fingerprint=hashlib.sha256(repr(found).encode() + inputs.tobytes()).hexdigest(),
