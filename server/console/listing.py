@@ -28,8 +28,6 @@ from server.state.tables import (
 )
 from server.state.tenure import newest_release
 
-#: A plant that was heard within this time counts as connected.
-LATELY = timedelta(seconds=30)
 SOON = timedelta(days=14)  #: before its end a certificate is a warning
 
 Facts = dict[str, Any]
@@ -63,7 +61,7 @@ def plant_facts(row: PlantRow, *, now: datetime) -> Facts:
     return {
         "plant": row.name,
         "state": row.state,
-        "connected": is_connected(row, now=now),
+        "connected": row.is_connected(now),
         "last_seen": _time(row.last_seen),
         "enrolled": _time(row.enrolled_at),
         "certificate_until": _time(row.not_after),
@@ -78,11 +76,6 @@ def invitation_facts(row: TokenRow) -> Facts:
     return {"plant": row.plant, "state": "invited", "until": _time(row.expires)}
 
 
-def is_connected(row: PlantRow, *, now: datetime) -> bool:
-    """Whether a plant was heard lately."""
-    return row.state == ENROLLED and row.last_seen is not None and now - row.last_seen <= LATELY
-
-
 def status_facts(centre: Centre) -> Facts:
     """Return how a centre is.
 
@@ -94,7 +87,7 @@ def status_facts(centre: Centre) -> Facts:
     now, registry = utcnow(), centre.registry
     plants = registry.plants()
     enrolled = [plant for plant in plants if plant.state == ENROLLED]
-    connected = [plant for plant in enrolled if is_connected(plant, now=now)]
+    connected = [plant for plant in enrolled if plant.is_connected(now)]
     with centre.store().reading() as session:
         rows = session.scalars(select(RunRow).order_by(RunRow.number)).all()
         runs = [run_facts(session, row) for row in rows if row.state in ACTIVE]

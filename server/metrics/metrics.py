@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -45,9 +45,6 @@ from server.state.tables import (
 )
 
 __all__ = ["CentreMetrics", "Endpoint", "registry", "serve"]
-
-#: A plant that was seen within this time counts as connected.
-LATELY = timedelta(seconds=60)
 
 #: Certificates of the centre, by role.
 PKI = {"ca": "ca.pem", "server": "server.pem", "release": "release.pem"}
@@ -159,8 +156,7 @@ class CentreMetrics(Collector):
             if plant.last_seen is not None:
                 sheet.put(m.LAST_SEEN, plant.last_seen.timestamp(), plant.name)
             if plant.state == ENROLLED:
-                lately = plant.last_seen is not None and now - plant.last_seen <= LATELY
-                sheet.put(m.CONNECTED, lately, plant.name)
+                sheet.put(m.CONNECTED, plant.is_connected(now), plant.name)
                 sheet.put(m.CERTIFICATES, plant.not_after.timestamp(), "plant", plant.name)
 
     def _put_here(self, sheet: Sheet) -> None:

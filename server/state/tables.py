@@ -8,7 +8,7 @@ Times that are compared are `Moment`; those that are only shown are ISO 8601 tex
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Dialect, ForeignKey, ForeignKeyConstraint, String
@@ -30,6 +30,9 @@ ENDED = (FINISHED, FAILED, STOPPED)
 
 #: What becomes of a plant.
 ENROLLED, REVOKED = "enrolled", "revoked"
+
+#: A plant that was heard within this time counts as connected.
+LATELY = timedelta(seconds=30)
 
 #: What becomes of a node: ``leaving`` until the engine has forgotten it. None comes back.
 REGISTERED, LEAVING, GONE = "registered", "leaving", "gone"
@@ -212,6 +215,11 @@ class PlantRow(Base):
     revoked_at: Mapped[datetime | None]
     reason: Mapped[str] = mapped_column(default="")
     last_seen: Mapped[datetime | None]
+
+    def is_connected(self, now: datetime) -> bool:
+        """Whether it takes part and was heard lately."""
+        seen = self.last_seen is not None and now - self.last_seen <= LATELY
+        return seen and self.state == ENROLLED
 
 
 class NodeRow(Base):

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from server.console.listing import LATELY
+from server.state.tables import LATELY
 from tests.e2e.processes import Started, environment, free_port, line, name, wait_for
 from tests.e2e.proxy import Proxy
 
