@@ -136,7 +136,9 @@ PLANT_PHASES = counter(
 )
 PLANTS = gauge("transferline_plants", "Plants by state.", "state")
 CONNECTED = gauge(
-    "transferline_plant_connected", "1 if an enrolled plant was seen in the last 30 s, else 0.", "plant"
+    "transferline_plant_connected",
+    "1 if an enrolled plant was seen in the last 30 s, else 0.",
+    "plant",
 )
 LAST_SEEN = gauge(
     "transferline_plant_last_seen_timestamp_seconds", "When a plant was last connected.", "plant"
