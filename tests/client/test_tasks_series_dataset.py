@@ -83,6 +83,21 @@ def test_no_unit_is_torn(tmp_path: Path) -> None:
     assert not (units[1] & units[2])
 
 
+@pytest.mark.parametrize(("files", "groups"), [(8, 4), (4, 40), (1, 10)])
+def test_files_that_are_dealt_out_whole_are_one_evidence(
+    tmp_path: Path, files: int, groups: int
+) -> None:
+    """Two files a class in the test are its groups; one alone, or cut in time, is in pieces."""
+    rng = np.random.default_rng(0)
+    for name in ("good", "worn"):
+        (tmp_path / name).mkdir()
+        for number in range(files):
+            np.savez(tmp_path / name / f"{number}.npz", vibration=rng.normal(size=1280))
+    data = faults(tmp_path)
+    assert data.groups is not None
+    assert len(data.groups[data.test].unique()) == groups
+
+
 def test_official_test_units_are_judged_at_their_end(tmp_path: Path) -> None:
     write_life(tmp_path / "p")
     write_life(tmp_path / "p", name="test.csv", units=3, first=50)

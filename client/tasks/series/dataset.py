@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +83,7 @@ def load_series(
         columns=normaliser,
         centre=centre,
         spread=spread,
-        groups=torch.tensor([_group(found.pieces[w.piece], w, selection) for w in dealt.windows]),
+        groups=_groups(found.pieces, dealt, selection),
         fingerprint=hashlib.sha256(inputs.tobytes() + str(selection).encode()).hexdigest(),
         typical={f"|{name}|": value for name, value in typical.items()},
         skipped=found.skipped,
@@ -279,12 +280,28 @@ def _numbers(selection: Selection) -> tuple[str, ...]:
     return tuple(f"{selection.target} +{ahead + 1}" for ahead in range(selection.horizon))
 
 
-def _group(piece: Piece, window: Window, selection: Selection) -> int:
-    """Say which windows are not independent: those of a unit; without units, those that overlap."""
-    unit = f"{piece.file}/{piece.group}"
-    if not selection.unit:
-        unit += f"/{(piece.start + window.start) // (selection.window + selection.horizon)}"
-    return zlib.crc32(unit.encode())
+def _groups(pieces: Sequence[Piece], dealt: Dealt, selection: Selection) -> torch.Tensor:
+    """Say which windows are not independent, int64, shape (windows,).
+
+    Those of a unit. Without units, those of a file that was dealt out whole beside others of its
+    label: they say how much files differ. Of a file that was cut in time, or that is the only one,
+    those that overlap, which is the best there is and too little.
+    """
+    found = [pieces[window.piece] for window in dealt.windows]
+    within: dict[str, set[int]] = defaultdict(set)
+    beside: dict[tuple[int, str], set[str]] = defaultdict(set)
+    for part, indices in enumerate((dealt.train, dealt.validation, dealt.test)):
+        for piece in (found[index] for index in indices.tolist()):
+            within[piece.group].add(part)
+            beside[part, piece.label].add(piece.group)
+    numbers = []
+    for piece, window in zip(found, dealt.windows, strict=True):
+        unit, parts = f"{piece.file}/{piece.group}", within[piece.group]
+        whole = len(parts) == 1 and len(beside[min(parts), piece.label]) > 1
+        if not (selection.unit or whole):
+            unit += f"/{(piece.start + window.start) // (selection.window + selection.horizon)}"
+        numbers.append(zlib.crc32(unit.encode()))
+    return torch.tensor(numbers)
 
 
 def _name(piece: Piece, window: Window) -> str:
