@@ -104,6 +104,13 @@ def _codes(inputs: Tensor, first: int) -> Tensor:
     return torch.nan_to_num(inputs[:, first:] + 1.0, nan=0.0).long()
 
 
+def _embedding(category: Category, width: int) -> nn.Embedding:
+    """Return vectors of the levels; that of what is missing is 0 until training holds some."""
+    embedding = nn.Embedding(len(category.levels) + 1, width)
+    nn.init.zeros_(embedding.weight[0])
+    return embedding
+
+
 class FlatStem(nn.Module):
     """All columns side by side, through one linear layer."""
 
@@ -113,8 +120,7 @@ class FlatStem(nn.Module):
         self.pieces = bins > 0
         wide = [min(16, len(one.levels) // 2 + 2) for one in columns.categories]
         self.embeddings = nn.ModuleList(
-            nn.Embedding(len(one.levels) + 1, size)
-            for one, size in zip(columns.categories, wide, strict=True)
+            _embedding(one, size) for one, size in zip(columns.categories, wide, strict=True)
         )
         each = 2 + (self.scaled.edges.shape[1] - 1 if self.pieces else 0)
         self.linear = nn.Linear(each * len(columns.numbers) + sum(wide), width)
@@ -139,9 +145,7 @@ class TokenStem(nn.Module):
         count, bound = len(columns.numbers), width**-0.5
         self.directions = nn.Parameter(torch.empty(3, count, width).uniform_(-bound, bound))
         self.places = nn.Parameter(torch.empty(count, width).uniform_(-bound, bound))
-        self.embeddings = nn.ModuleList(
-            nn.Embedding(len(one.levels) + 1, width) for one in columns.categories
-        )
+        self.embeddings = nn.ModuleList(_embedding(one, width) for one in columns.categories)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return float32 (batch, columns, width) of raw columns (batch, columns)."""

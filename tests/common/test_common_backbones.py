@@ -157,3 +157,13 @@ def test_shared_columns_enter_by_a_layer_that_travels(trunk: str, columns: Colum
 def test_shared_columns_are_ranges_or_names(wrong: Any) -> None:
     with pytest.raises(ValueError, match="must be a range"):
         config(table={"shared": {"heat": wrong}})
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_a_name_that_training_did_not_hold_adds_nothing(trunk: str) -> None:
+    network = build_for(config(trunk), outputs=1, columns=COLUMNS)
+    found = {n: t for n, t in network.state_dict().items() if "embeddings" in n}
+    assert [tensor.shape[0] for tensor in found.values()] == [3]
+    for tensor in found.values():
+        assert not tensor[0].any()
+        assert tensor[1:].all()
