@@ -51,7 +51,7 @@ def pool(plants: Sequence[PlantData]) -> PlantData:
         inputs=torch.cat([plant.inputs for plant in plants]),
         targets=targets,
         names=tuple(name for plant in plants for name in plant.names),
-        folds=((splits["train"], splits["validation"]),),
+        folds=_folds(plants, begin),
         columns=plants[0].columns,
         centre=centre,
         spread=spread,
@@ -60,6 +60,21 @@ def pool(plants: Sequence[PlantData]) -> PlantData:
         validation=splits["validation"],
         test=splits["test"],
     )
+
+
+def _folds(
+    plants: Sequence[PlantData], begin: Sequence[int]
+) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """Join the first folds of all plants, the second ones, and so on; a plant's few come again."""
+    joined = []
+    for number in range(max(len(plant.folds) for plant in plants)):
+        own = [plant.folds[number % len(plant.folds)] for plant in plants]
+        train, held = (
+            torch.cat([fold[side] + start for fold, start in zip(own, begin, strict=True)])
+            for side in (0, 1)
+        )
+        joined.append((train, held))
+    return tuple(joined)
 
 
 def starts(plants: Sequence[PlantData]) -> list[int]:
