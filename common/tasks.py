@@ -101,6 +101,12 @@ FROM_SCRATCH: dict[str, Any] = {
     "label_smoothing": 0.0,
 }
 
+#: Of series, whose networks start from random weights too; windows are many, so passes are few.
+SERIES_FROM_SCRATCH: dict[str, Any] = {
+    "learning_rate": 2e-3,
+    "round_learning_rate": 1e-3,
+    "head_learning_rate": 2e-3,
+}
 #: Of texts: a table of pieces is learned from a few steps that see each piece, so they are larger.
 WORDS_FROM_SCRATCH: dict[str, Any] = {
     "batch_size": 32,
@@ -142,9 +148,16 @@ KINDS: dict[TaskName, Kind] = {
     "image-anomaly": Kind(
         family="patches", backbone="mobilenet_v2", images=True, section="anomaly", measure=AUROC
     ),
-    "series-classification": Kind(family="series", backbone="wdcnn", section="series"),
+    "series-classification": Kind(
+        family="series", backbone="wdcnn", section="series", training=SERIES_FROM_SCRATCH
+    ),
     "series-regression": Kind(
-        family="series", backbone="gru", learns="numbers", section="series", measure=RMSE
+        family="series",
+        backbone="gru",
+        learns="numbers",
+        section="series",
+        measure=RMSE,
+        training=SERIES_FROM_SCRATCH,
     ),
     "tabular": Kind(
         family="table",

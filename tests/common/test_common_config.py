@@ -191,3 +191,12 @@ def test_steps_begin_with_what_suits_the_backbone() -> None:
     assert step(backbone="encoder", text={"tune": "lora"}) > 5 * whole
     assert step(training={"learning_rate": 1e-5}) == 1e-5
     assert step(training={"epochs": 3}) == step()
+
+
+@pytest.mark.parametrize("task", [task for task, kind in KINDS.items() if not kind.images])
+def test_networks_that_start_from_random_weights_take_larger_steps(task: TaskName) -> None:
+    pretrained = FederationConfig().training
+    begun = FederationConfig.model_validate({"task": task})
+    assert begun.weights == "none"
+    for name in ("learning_rate", "round_learning_rate", "head_learning_rate"):
+        assert getattr(begun.training, name) >= 2 * getattr(pretrained, name)
