@@ -71,7 +71,8 @@ class PlantData(Meaning):
         row, the end of a window.
     train, validation, test : int64 indices into the examples.
     folds : pairs (training, validation) over all labelled examples, the first of which is (train,
-        validation); one pair unless there are fewer than ten labels a class.
+        validation); one pair unless there are fewer than ten labels a class;
+        always one of series.
     groups : examples of one group are not independent (windows of one engine), int64, shape (N,);
         None: all are. Intervals are drawn by group.
     fingerprint : of everything else that changes what a model learns from the same names and

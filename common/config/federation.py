@@ -105,9 +105,9 @@ class FederationConfig(Section):
     labels_per_class: int | None = Field(
         None,
         ge=2,
-        description="Labelled examples a class (of numbers: a fifth of their range by rank), "
-        "training and validation together; default: all but the test's. In simulation; a real "
-        "plant says it in plant.toml.",
+        description="Labelled examples a class (of a table's numbers: a fifth of their range by "
+        "rank; of a series' numbers: all together), training and validation together; default: "
+        "all but the test's. In simulation; a real plant says it in plant.toml.",
         examples=[20],
     )
     test_per_class: int | None = Field(

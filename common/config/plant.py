@@ -122,7 +122,10 @@ class PlantConfig(Section):
         "learns from it alone.",
     )
     labels_per_class: int | None = Field(
-        None, ge=2, description="Labelled examples a class, training and validation together."
+        None,
+        ge=2,
+        description="Labelled examples a class (of a table's numbers: a fifth of their range by "
+        "rank; of a series' numbers: all together), training and validation together.",
     )
     test_per_class: int | None = Field(
         None, ge=1, description="At most this many test examples a class."

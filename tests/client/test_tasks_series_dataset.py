@@ -71,6 +71,16 @@ def test_targets_are_at_the_end_of_a_window_and_capped(tmp_path: Path) -> None:
     assert data.inputs.shape[1:] == (2, 10)
 
 
+@pytest.mark.parametrize("labels", [8, 20])
+def test_labels_of_a_number_are_all_together_and_have_one_split(
+    tmp_path: Path, labels: int
+) -> None:
+    data = life(write_life(tmp_path / "p"), labels_per_class=labels)
+
+    assert (len(data.train), len(data.validation)) == (3 * labels // 4, labels // 4)
+    assert len(data.folds) == 1
+
+
 def test_no_unit_is_torn(tmp_path: Path) -> None:
     data = life(write_life(tmp_path / "p"))
 
