@@ -81,10 +81,10 @@ def fit(
         )
         spread = privacy.noise_multiplier * privacy.clip
         for name, parameter in _moving(network).items():
-            drawn_noise = noise.normal(parameter.numel(), scale=spread)
-            added = torch.from_numpy(drawn_noise).to(parameter.device).view_as(parameter)
-            noisy = (gradients[name].double() + added) / training.batch_size
-            parameter.grad = noisy.to(parameter.dtype)
+            added = torch.from_numpy(noise.normal(parameter.numel(), scale=spread))
+            # Added on the CPU: a Mac's GPU has no float64.
+            exact = gradients[name].cpu().double() + added.view_as(parameter)
+            parameter.grad = (exact / training.batch_size).to(parameter)
         for parameter, point, strength in pulled:
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - point, alpha=strength)
@@ -154,6 +154,11 @@ def _single(
 
 def _factors(gradients: Iterable[Tensor], clip: float) -> Tensor:
     """Return what each image's gradient is multiplied with, at most 1; shape (images,)."""
-    squares = [part.flatten(1).double().square().sum(1) for part in gradients]
+    squares = [_exact(part.flatten(1)).square().sum(1) for part in gradients]
     norms = torch.stack(squares).sum(0).sqrt()
     return (clip / norms.clamp_min(1e-12)).clamp_max(1.0).float()
+
+
+def _exact(values: Tensor) -> Tensor:
+    """Return float64, or float32 on a Mac's GPU, which has no other: a length then errs by 1e-6."""
+    return values.float() if values.device.type == "mps" else values.double()

@@ -179,5 +179,5 @@ def _say(
         trainer.task.decode(member(trainer.task.evaluation_transform()(inputs)), data=data)
         for member in members
     ]
-    said = torch.stack(outputs)[..., 0].double().cpu().numpy()
+    said = torch.stack(outputs)[..., 0].cpu().double().numpy()
     return said.mean(axis=0), said.std(axis=0)

@@ -41,10 +41,10 @@ def pool(plants: Sequence[PlantData]) -> PlantData:
     )
     centre = spread = None
     if not classes:
-        learned = targets[splits["train"]].double()
+        learned = targets[splits["train"]].cpu().double()  # a Mac's GPU has no float64
         deviation = learned.std(0, unbiased=False)
-        centre = learned.mean(0).float()
-        spread = torch.where(deviation > 0, deviation, torch.ones_like(deviation)).float()
+        centre = learned.mean(0).to(targets)
+        spread = torch.where(deviation > 0, deviation, torch.ones_like(deviation)).to(targets)
     return PlantData(
         classes=classes,
         numbers=numbers,
