@@ -66,8 +66,9 @@ def join(
 ) -> None:
     """Join a federation: makes the plant's folder, its keys and its settings.
 
-    Data is read first, so that a token is not used in vain. Keys are made here and stay
-    here. If it is cut off, give the same command again.
+    Images are read before the token is used; whether data fits what the federation learns is
+    known only then, and said. Keys are made here and stay here. If it is cut off, give the same
+    command again.
 
     Example: transferline-plant join --token TOKEN --data /data/line-3 --dir ./plant-a
     """

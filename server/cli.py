@@ -225,9 +225,9 @@ def plants(folder: Folder, *, as_json: AsJson = False) -> None:
 
     Example: transferline-server plants ./centre
     """
-    registry, now = Centre.open(folder).registry, utcnow()
-    facts = [plant_facts(row, now=now) for row in registry.plants()]
-    facts += [invitation_facts(row) for row in registry.invitations()]
+    centre, now = Centre.open(folder), utcnow()
+    facts = [plant_facts(row, now=now, up=centre.is_up) for row in centre.registry.plants()]
+    facts += [invitation_facts(row) for row in centre.registry.invitations()]
     _list(
         facts,
         ("plant", "state", "connected", "last_seen", "certificate_until", "reason"),
@@ -340,6 +340,7 @@ def main() -> None:
 
 def _invite(centre: Centre, plant: str, *, valid: str, readmit: bool, as_json: bool) -> None:
     lasting = _duration(valid)
+    replaced = plant in {token.plant for token in centre.registry.invitations()}
     secret = centre.registry.invite(plant, valid=lasting, readmit=readmit)
     token = Token(
         secret=secret,
@@ -354,6 +355,8 @@ def _invite(centre: Centre, plant: str, *, valid: str, readmit: bool, as_json: b
         return
     # To standard output the token alone, so that it can be piped.
     sys.stdout.write(f"{token.text()}\n")
+    if replaced:
+        errors().print(f"the earlier token of {plant} is no longer good")
     errors().print(
         f"for {plant}, once, until {token.expires:%Y-%m-%d %H:%M} UTC; at the plant:\n"
         f"  transferline-plant join --token TOKEN --data FOLDER --dir {shlex.quote(f'./{plant}')}",

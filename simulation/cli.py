@@ -20,6 +20,9 @@ from simulation.made_up import DEMOS
 
 app = terminal.command_line(about="Simulate plants that learn together, on folders of their data.")
 
+#: What a demo writes.
+DEMO = ("data", "run", "report.html")
+
 
 class Engine(StrEnum):
     """Where plants run."""
@@ -211,9 +214,14 @@ def demo(
     """
     if task not in DEMOS:
         raise ConfigError(f"--task must be one of {', '.join(DEMOS)}, got {task!r}; choose one")
+    out = out or Path("out/demo" if task == "images" else f"out/demo-{task}")
+    there = {path.name for path in out.glob("[!.]*")}
+    if foreign := sorted(there.difference(DEMO)):
+        raise StateError(
+            f"{out} must be new or an earlier demo's, it holds {foreign[0]}; choose another --out"
+        )
     with terminal.loading():
         from simulation import running  # noqa: PLC0415  loads torch
-    out = out or Path("out/demo" if task == "images" else f"out/demo-{task}")
     data = out / "data"
     if not data.is_dir():
         part = out / ".data.part"

@@ -56,12 +56,12 @@ def run_facts(session: Session, row: RunRow) -> Facts:
     }
 
 
-def plant_facts(row: PlantRow, *, now: datetime) -> Facts:
-    """Return how a plant is."""
+def plant_facts(row: PlantRow, *, now: datetime, up: bool) -> Facts:
+    """Return how a plant is; to a centre that is not up nobody is connected."""
     return {
         "plant": row.name,
         "state": row.state,
-        "connected": row.is_connected(now),
+        "connected": up and row.is_connected(now),
         "last_seen": _time(row.last_seen),
         "enrolled": _time(row.enrolled_at),
         "certificate_until": _time(row.not_after),
@@ -87,7 +87,8 @@ def status_facts(centre: Centre) -> Facts:
     now, registry = utcnow(), centre.registry
     plants = registry.plants()
     enrolled = [plant for plant in plants if plant.state == ENROLLED]
-    connected = [plant for plant in enrolled if plant.is_connected(now)]
+    up = centre.is_up
+    connected = [plant for plant in enrolled if up and plant.is_connected(now)]
     with centre.store().reading() as session:
         rows = session.scalars(select(RunRow).order_by(RunRow.number)).all()
         runs = [run_facts(session, row) for row in rows if row.state in ACTIVE]
@@ -96,7 +97,7 @@ def status_facts(centre: Centre) -> Facts:
     ends |= {name: centre.ends(name) for name in (SERVER, RELEASE)}
     return {
         "federation": centre.config.name,
-        "up": centre.is_up,
+        "up": up,
         "address": centre.config.address,
         "enrolment": centre.config.enrolment,
         "runs": runs,

@@ -166,15 +166,30 @@ def test_an_invitation_is_a_token_for_one_plant(centre: Centre) -> None:
         command("readmit", folder, "plant-b")
 
 
-def test_a_plant_is_listed_revoked_and_readmitted(centre: Centre) -> None:
+def test_a_second_invitation_says_that_the_first_is_void(centre: Centre) -> None:
+    said = [
+        CliRunner().invoke(app, ["invite", str(centre.folder), "plant-a"]).stderr for _ in range(2)
+    ]
+    void = "the earlier token of plant-a is no longer good"
+    assert [void in text for text in said] == [False, True]
+
+
+def test_a_plant_is_listed_revoked_and_readmitted(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = str(centre.folder)
     enrol(centre, "plant-a")
     (plant,) = json.loads(command("plants", folder, "--json"))
     assert (plant["plant"], plant["state"], plant["connected"]) == ("plant-a", "enrolled", False)
     centre.registry.seen(["plant-a"], at=utcnow())
     facts = json.loads(command("status", folder, "--json"))
-    assert facts["plants"]["connected"] == ["plant-a"]
     assert (facts["up"], facts["release"], facts["runs"]) == (False, None, [])
+    assert facts["plants"]["connected"] == []
+    with monkeypatch.context() as patch:
+        patch.setattr(Centre, "is_up", True)
+        facts = json.loads(command("status", folder, "--json"))
+        (plant,) = json.loads(command("plants", folder, "--json"))
+    assert (facts["plants"]["connected"], plant["connected"]) == (["plant-a"], True)
     command("revoke", folder, "plant-a", "--reason", "lost laptop")
     (plant,) = json.loads(command("plants", folder, "--json"))
     assert (plant["state"], plant["reason"]) == ("revoked", "lost laptop")

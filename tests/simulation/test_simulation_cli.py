@@ -83,6 +83,16 @@ def test_the_demo_needs_no_download(task: str) -> None:
     assert config.weights == "none"
 
 
+def test_the_demo_leaves_a_run_alone(here: Path) -> None:
+    (here / "out" / "releases").mkdir(parents=True)
+    (here / "out" / "report.html").write_text("mine")
+    found = runner.invoke(app, ["demo", "--task", "tabular", "--out", "out"])
+    assert str(found.exception) == (
+        "out must be new or an earlier demo's, it holds releases; choose another --out"
+    )
+    assert sorted(path.name for path in Path("out").iterdir()) == ["releases", "report.html"]
+
+
 def test_a_mistake_is_one_line_and_exit_code_1(here: Path) -> None:
     words = ["run", "federation.toml", "--data", "plants", "--out", "out", "--workers", "0"]
     code = "import sys; from simulation.cli import main; sys.argv[0] = 'transferline-sim'; main()"
