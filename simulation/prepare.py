@@ -80,17 +80,22 @@ def find_plants(
     if not root.is_dir():
         raise DataError(f"--data must be a folder of plants, got {root}, which does not exist")
     kind = TASKS[task]
-    found = {
-        folder.name: folder
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and folder.name[0] != "." and kind.is_plant(folder)
-    }
+    found = {folder.name: folder for folder in _folders(root) if kind.is_plant(folder)}
     if not found:
         raise DataError(f"--data must hold {kind.layout}, got none in {root}")
     missing = sorted(set(wanted) - set(found))
     if missing:
         raise DataError(f"--plants must be among {', '.join(found)}, got {', '.join(missing)}")
     return {name: found[name] for name in wanted or found}
+
+
+def left_out(root: Path, *, task: TaskName) -> list[str]:
+    """Name the folders of ROOT that `find_plants` passes over; hidden ones are not meant."""
+    return [folder.name for folder in _folders(root) if not TASKS[task].is_plant(folder)]
+
+
+def _folders(root: Path) -> list[Path]:
+    return [path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."]
 
 
 def prepare(
@@ -117,10 +122,6 @@ def prepare(
     unknown = sorted(set(config.plants) - set(data))
     if unknown:
         raise ConfigError(f"plants must name folders in --data, got {unknown}; it has {list(data)}")
-    if config.rounds and len(data) < config.min_plants:
-        raise ConfigError(
-            f"min_plants must be at most the number of plants, {len(data)}, got {config.min_plants}"
-        )
     source = load_source(config, base=base)
     config = source.config
     _check_resumed(home, config)

@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 from client.personal import Version
 from client.plant import open_plant
+from client.tasks import TASKS
 from client.tasks.metrics import Prediction
 from common.config import FederationConfig
-from common.errors import StateError
+from common.errors import ConfigError, StateError
 from common.files import unwritable
 from common.orders import Release
 from server.chain import Place
@@ -30,7 +31,7 @@ from simulation.desks import PKI
 from simulation.local import LocalFleet
 from simulation.pictures import Picture, Scene, pictures_of, views_of
 from simulation.pooled import Pooled, train_pooled
-from simulation.prepare import Prepared, find_plants, prepare
+from simulation.prepare import Prepared, find_plants, left_out, prepare
 from simulation.workers import Task, Workers
 
 #: Called with a phase, how many of its steps are done, how many there are, and a few words.
@@ -136,7 +137,7 @@ def run(plan: Plan, *, watch: Watch) -> list[SeedRun]:
             f"--out must be a new or empty folder, got {plan.out}, which holds a run; continue it "
             "with --resume or choose another"
         )
-    data = find_plants(plan.data, wanted=plan.plants, task=plan.config.task)
+    data = _plants(plan, watch=watch)
     with Workers(plan.workers) as workers:
         return [
             run_seed(
@@ -149,6 +150,22 @@ def run(plan: Plan, *, watch: Watch) -> list[SeedRun]:
             )
             for seed, home in plan.homes().items()
         ]
+
+
+def _plants(plan: Plan, *, watch: Watch) -> dict[str, Path]:
+    """Find the plants, and name the folders that look like none, unless plants were chosen."""
+    config = plan.config
+    data = find_plants(plan.data, wanted=plan.plants, task=config.task)
+    passed = [] if plan.plants else left_out(plan.data, task=config.task)
+    for name in passed if plan.start is None else []:
+        watch("warning", 0, 0, f"{name}: left out, --data must hold {TASKS[config.task].layout}")
+    if config.rounds and len(data) < config.min_plants:
+        without = f"; left out: {', '.join(passed)}" if passed else ""
+        raise ConfigError(
+            f"min_plants must be at most the number of plants, {len(data)}, got "
+            f"{config.min_plants}{without}"
+        )
+    return data
 
 
 def run_seed(

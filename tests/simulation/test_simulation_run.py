@@ -150,6 +150,19 @@ def test_hidden_folders_are_no_plants(plan: Plan, tmp_path: Path) -> None:
     }
 
 
+def test_folders_that_are_no_plants_are_named(plan: Plan, tmp_path: Path) -> None:
+    data = shutil.copytree(plan.data, tmp_path / "data")
+    (data / ".hidden").mkdir()
+    (data / "flat").mkdir()
+    shutil.copy(next(data.glob("*/*/*.png")), data / "flat")
+    told: list[str] = []
+    plants = len(list(plan.data.iterdir()))
+    few = plan.config.model_copy(update={"min_plants": plants + 1})
+    with pytest.raises(ConfigError, match=rf"plants, {plants}, got {plants + 1}; left out: flat$"):
+        run(replace(plan, data=data, config=few), watch=lambda *words: told.append(words[3]))
+    assert told == ["flat: left out, --data must hold <plant>/<class>/ folders of images"]
+
+
 def test_fedavg_needs_equal_classes(plan: Plan) -> None:
     config = plan.config.model_copy(update={"method": "fedavg"})
     with pytest.raises(ConfigError, match=r"classes differ.*use fedper"):
