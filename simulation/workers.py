@@ -161,13 +161,16 @@ def _serve(connection: Connection) -> None:
     while True:
         try:
             function, arguments = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         try:
             answer = (False, function(*arguments))
         except TransferlineError as error:
             answer = (True, error)
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except ConnectionError:
+            return
 
 
 def _here(tasks: Sequence[Task], end: float | None) -> Iterator[tuple[int, Any]]:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -96,6 +98,22 @@ def test_a_mistake_of_the_program_ends_all_and_says_where(
 def test_what_must_not_be_lost_is_an_error_of_one_line() -> None:
     with Workers(2) as workers, pytest.raises(EngineError, match="a worker process died"):
         list(workers.every([Task(0, die, ())]))
+
+
+def test_a_worker_whose_parent_was_killed_ends_without_a_word() -> None:
+    code = (
+        "import os; from simulation.workers import Task, Workers\n"
+        "task = Task(0, os.system, ('echo begun; sleep 1',))\n"
+        "if __name__ == '__main__':\n"
+        "    list(Workers(2).each([task]))\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "begun\n"
+    parent.kill()
+    assert parent.communicate(timeout=30)[1] == ""  # ends when the worker has, which holds stderr
 
 
 def test_no_process_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
