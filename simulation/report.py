@@ -29,7 +29,7 @@ from simulation.results import (
     PlantResults,
     Results,
 )
-from simulation.story import adopted, best, compare_story, harmed, names, story, verdict
+from simulation.story import adopted, best, compare_story, final, harmed, names, story, verdict
 
 WORDS = {name: name.replace("_", " ").capitalize() for name in VARIANTS}
 #: Words for test figures that are shares; and for others.
@@ -137,7 +137,7 @@ def write_comparison(
         runs=results_by_method,
         metric=compare.word,
         story=compare_story(compare, results_by_method),
-        final={name: scores.deployed or scores for name, scores in compare.methods.items()},
+        final={name: final(compare, name) for name in compare.methods},
         best=best(compare),
         plants=list(dict.fromkeys(p for m in compare.methods.values() for p in m.plants)),
         links={name: _report_link(place) for name, place in compare.runs.items()},

@@ -70,32 +70,36 @@ def _plants_story(results: Results) -> Iterator[str]:
 
 
 def compare_story(compare: Comparison, runs: Mapping[str, Results]) -> list[str]:
-    """Return which method is best on average, and what that is against local."""
-    metric, first = compare.word, best(compare)
+    """Return which methods are best on average, and what that is against local."""
+    leading = best(compare)
+    several = len(leading) > 1
     told = Notation(share=compare.share, lower=compare.lower)
-    scores = compare.methods[first]
-    top = (scores.deployed or scores).mean
+    top = final(compare, leading[0]).mean
+    deployed = ", as deployed" if any(one.deployed for one in compare.methods.values()) else ""
     lines = [
-        f"{first} has the {'lowest' if compare.lower else 'highest'} mean {metric}: "
+        f"{names(leading)} {'are level with' if several else 'has'} "
+        f"the {'lowest' if compare.lower else 'highest'} mean {compare.word}{deployed}: "
         f"{told.score(top.value)}{told.unit} "
         f"(95 % interval {told.score(top.low)} to {told.score(top.high)})."
     ]
-    if first in runs:
-        gain = runs[first].gain
+    joined = [name for name in leading if name in runs]
+    for name in joined:
+        gain = runs[name].gain
         lines.append(
-            f"Against each plant alone: {told.change(gain.value)}{told.points} "
+            f"{name} against each plant alone: {told.change(gain.value)}{told.points} "
             f"({told.change(gain.low)} to {told.change(gain.high)}, paired)."
         )
     others = [
         name
-        for name, other in compare.methods.items()
-        if name != first
-        and not (name == "local" and first in runs)
-        and _meet((other.deployed or other).mean, top)
+        for name in compare.methods
+        if name not in leading
+        and not (name == "local" and joined)
+        and _meet(final(compare, name).mean, top)
     ]
     if others:
         lines.append(
-            f"Its interval meets that of {names(others)}: between these the order may be chance."
+            f"{'Their' if several else 'Its'} interval meets that of {names(others)}: "
+            "between these the order may be chance."
         )
     return lines
 
@@ -132,11 +136,14 @@ def names(some: list[str]) -> str:
     return ", ".join(shown[:-1]) + " and " + shown[-1] if len(shown) > 1 else "".join(shown)
 
 
-def best(compare: Comparison) -> str:
-    """Return the method with the best mean, as deployed where there is such a score."""
+def final(compare: Comparison, name: str) -> Scores:
+    """Return a method's scores, as deployed where there are such."""
+    return compare.methods[name].deployed or compare.methods[name]
 
-    def final(name: str) -> float:
-        scores: Scores = compare.methods[name].deployed or compare.methods[name]
-        return -scores.mean.value if compare.lower else scores.mean.value
 
-    return max(compare.methods, key=final)
+def best(compare: Comparison) -> list[str]:
+    """Return the methods with the best mean; several are level, as far as the report writes it."""
+    told = Notation(share=compare.share, lower=compare.lower)
+    means = {name: final(compare, name).mean.value for name in compare.methods}
+    top = told.score(min(means.values()) if compare.lower else max(means.values()))
+    return [name for name, mean in means.items() if told.score(mean) == top]

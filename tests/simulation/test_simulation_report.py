@@ -12,6 +12,7 @@ import pytest
 from common.errors import StateError
 from simulation.report import cost, duration, size, write_comparison, write_report
 from simulation.results import Interval, Results
+from simulation.story import best, compare_story
 
 VOID = {"meta", "link", "br", "img", "wbr"}
 CSS = Path(__file__).resolve().parents[2] / "simulation" / "templates" / "style.css"
@@ -192,8 +193,28 @@ def test_comparison_names_methods_plants_and_links(
         assert word in page.text
     links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
     assert links == {"runs/fedper/report.html", "runs/fedbn/report.html"}
-    assert "fedper has the highest mean balanced accuracy: 78.6 %" in page.text
-    assert "Its interval meets that of fedbn:" in page.text
+    level = "fedper and fedbn are level with the highest mean balanced accuracy, as deployed: 78.6"
+    assert level in page.text
+    assert [line.split(":")[0] for line in compare_story(made_up_comparison(runs), runs)[1:]] == [
+        "fedper against each plant alone",
+        "fedbn against each plant alone",
+    ]
+
+
+def test_one_method_leads_and_those_within_its_interval_are_named(
+    made_up_results: Any, made_up_comparison: Any
+) -> None:
+    runs = {name: made_up_results(rounds=0) for name in ("fedper", "fedbn")}
+    compare = made_up_comparison(runs)
+    worse = compare.methods["fedbn"].deployed.mean
+    worse = worse.model_copy(update={"value": worse.value - 0.01})
+    scores = compare.methods["fedbn"].deployed.model_copy(update={"mean": worse})
+    scores = compare.methods["fedbn"].model_copy(update={"deployed": scores})
+    compare = compare.model_copy(update={"methods": {**compare.methods, "fedbn": scores}})
+    assert best(compare) == ["fedper"]
+    first, _, last = compare_story(compare, runs)
+    assert first.startswith("fedper has the highest mean balanced accuracy, as deployed: 78.6 %")
+    assert last.startswith("Its interval meets that of fedbn:")
 
 
 def test_comparison_without_runs_is_whole(
