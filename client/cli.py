@@ -27,6 +27,7 @@ from common.terminal import (
     AsJson,
     command_line,
     console,
+    errors,
     loading,
     print_json,
     progress,
@@ -220,8 +221,8 @@ def inspect(
 ) -> None:
     """Judge new parts, recordings, rows or texts with the model that the plant runs.
 
-    One line each: what it is, and how sure the model is; numbers in the plant's units. Nothing is
-    stored and nothing leaves the plant.
+    One line each: what it is, and how sure the model is; numbers in the plant's units. What lies
+    outside what the model knows is warned of. Nothing is stored and nothing leaves the plant.
 
     Example: transferline-plant inspect ./plant-a /data/line-3/today
     """
@@ -236,6 +237,8 @@ def inspect(
         print_json(found.facts())
     else:
         inspecting.show(console(), found)
+        for note in found.notes:
+            errors().print(f"warning: {note}")
 
 
 @app.command()

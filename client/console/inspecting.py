@@ -39,6 +39,7 @@ class Inspection:
     predicted : probabilities of the classes, or the numbers, shape (examples, outputs).
     good : the class of good parts, or "".
     classes : whether ``outputs`` are classes.
+    notes : where the examples lie outside what the model knows, one line each.
     """
 
     version: int
@@ -49,6 +50,7 @@ class Inspection:
     classes: bool
     good: str = ""
     skipped: Sequence[Skipped] = ()
+    notes: Sequence[str] = ()
 
     @property
     def verdicts(self) -> list[str]:
@@ -70,6 +72,7 @@ class Inspection:
             "model": {"version": self.version, "source": self.source},
             "examples": rows,
             "skipped": [{"file": one.file, "why": one.why} for one in self.skipped],
+            "notes": list(self.notes),
         }
 
 
@@ -108,6 +111,7 @@ def inspect(folder: Path, place: Path, *, progress: Progress | None = None) -> I
         classes=bool(meaning.classes),
         good=meaning.good,
         skipped=found.skipped,
+        notes=found.notes,
     )
 
 

@@ -68,7 +68,8 @@ class Task(Protocol):
     def read(self, place: Path, *, like: Meaning, progress: Progress | None = None) -> Unlabelled:
         """Read examples without labels, a file or a folder, as a model of this meaning needs them.
 
-        DataError if nothing there can be judged.
+        Notes say where they lie outside what the model knows. DataError if nothing there can be
+        judged.
         """
         ...
 

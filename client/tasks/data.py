@@ -37,11 +37,13 @@ class Unlabelled:
     Attributes
     ----------
     inputs, names, skipped : as in `PlantData`.
+    notes : where they lie outside what the model knows, one line each.
     """
 
     inputs: Tensor
     names: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def under(self, meaning: Meaning) -> PlantData:
         """Return them as the data of a model of this meaning, in none of its sets."""

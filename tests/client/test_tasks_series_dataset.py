@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from client.tasks.data import PlantData
-from client.tasks.series.dataset import load_series
+from client.tasks.series.dataset import load_series, read_series
 from client.tasks.series.selection import Selection
 from common.errors import DataError, TransferlineError
 
@@ -448,3 +449,47 @@ def test_conditions_that_drift_are_found(tmp_path: Path) -> None:
     ends, left = data.inputs[:, 0, -1].numpy(), data.targets[:, 0].numpy()
     assert len(data.columns.centres) == 3
     assert np.corrcoef(ends, left)[0, 1] < -0.95
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "said"),
+    [
+        (1.0, 0.0, None),
+        (3.0, 0.0, None),
+        (1000.0, 0.0, r"channel vibration: mean \S+, deviation 7\d\d where .*: other units\?"),
+        (0.001, 0.0, r"channel vibration: .* where the model was made from \S+ and 0\.7\d+: other"),
+        (1.0, 273.0, r"channel vibration: mean 273, .*: other units\?"),
+        (0.0, 0.0, r"channel vibration is constant in good/a\.npz, worn/a\.npz: does its sensor"),
+    ],
+)
+@pytest.mark.parametrize("normalise", ["plant", "window"])
+def test_what_the_model_does_not_know_is_told(
+    tmp_path: Path, factor: float, offset: float, said: str | None, normalise: str
+) -> None:
+    data = faults(write_faults(tmp_path / "p"), normalise=normalise)
+    for file in (tmp_path / "p").rglob("*.npz"):
+        np.savez(file, vibration=np.load(file)["vibration"] * factor + offset)
+
+    asked = replace(FAULTS, normalise=normalise)
+    found = read_series(tmp_path / "p", selection=asked, like=data, ends=False)
+
+    if said is None or (normalise == "window" and factor):  # by window the size has no say
+        assert found.notes == ()
+    else:
+        assert len(found.notes) == 1
+        assert re.match(said, found.notes[0]), found.notes
+
+
+def test_a_channel_that_never_moved_may_stand_still(tmp_path: Path) -> None:
+    """One turbine's setpoint was constant in training: nobody is sent to its sensor."""
+    folder = write_life(tmp_path / "p")
+    table = folder / "engines.csv"
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    table.write_text(
+        "\n".join(",".join([*r[:3], "7" if n else r[3], r[4]]) for n, r in enumerate(rows))
+    )
+    data = life(folder)
+
+    found = read_series(folder, selection=LIFE, like=data, ends=True)
+
+    assert found.notes == ()

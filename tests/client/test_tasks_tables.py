@@ -395,6 +395,8 @@ def test_a_shared_column_that_is_not_there_or_not_as_told_is_one_line(
         load(folder(), table={"shared": {"wet": [0.0, 1.0]}})
     data = load(folder(), table={"shared": {"heat": [0.1, 0.3]}})
     assert any("lies outside the federation's range 0.1 to 0.3" in note for note in data.notes)
+    data = load(folder(), table={"shared": {"wet": ["yes", "dry"]}})
+    assert "column wet: the federation does not know no: missing there" in data.notes
 
 
 def test_pooled_plants_keep_shared_columns(tmp_path: Path) -> None:

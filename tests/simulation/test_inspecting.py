@@ -45,6 +45,7 @@ def test_a_new_example_is_judged_as_the_same_one_was_in_the_test(task: str, tmp_
     said = dict(zip(found.names, found.predicted, strict=True))
     shared = [name for name in expected.names if name in said]
     assert shared
+    assert found.notes == ()  # nothing is unlike what the model was made from
     for name, values in zip(expected.names, expected.predicted, strict=True):
         if name in said:
             assert np.allclose(said[name], values, atol=1e-5), name
@@ -127,3 +128,30 @@ def test_a_table_needs_the_columns_of_the_model(tmp_path: Path) -> None:
     short.write_text("\n".join(",".join(line.split(",")[1:]) for line in lines[:5]) + "\n")
     with pytest.raises(DataError, match=f"{lines[0].split(',')[0]} missing; it has"):
         inspect(plant.folder, short)
+
+
+def test_rows_unlike_those_of_the_model_are_warned_of(tmp_path: Path) -> None:
+    plant = trained("tabular", tmp_path)
+    table = next(Path(plant.settings.data).glob("*.csv"))
+    header, *rows = (line.split(",") for line in table.read_text().splitlines())
+    assert inspect(plant.folder, table).notes == ()
+    melt, supplier = header.index("melt_C"), header.index("supplier")
+    for number, row in enumerate(rows):
+        row[melt] = str(1000 * float(row[melt] or 0))
+        row[supplier] = f"new{number % 5}"
+    odd = tmp_path / "odd.csv"
+    odd.write_text("\n".join(",".join(row) for row in [header, *rows]) + "\n")
+
+    result = CliRunner().invoke(app, ["inspect", str(plant.folder), str(odd)])
+
+    assert result.exit_code == 0, result.output
+    units, names = result.stderr.splitlines()[-2:]
+    assert units.startswith("warning: column melt_C: median 2")
+    assert " lies outside the model's range " in units
+    assert units.endswith(": other units?")
+    assert names == (
+        "warning: column supplier: the model does not know new0, new1, new2 and 2 more: missing "
+        "there"
+    )
+    result = CliRunner().invoke(app, ["inspect", str(plant.folder), str(odd), "--json"])
+    assert [f"warning: {note}" for note in json.loads(result.stdout)["notes"]] == [units, names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,12 @@ from client.tasks.data import PlantData, Progress, Unlabelled
 from client.tasks.meaning import Meaning
 from client.tasks.numbers import fit_scale
 from client.tasks.series.folder import load
-from client.tasks.series.normalise import Normaliser
+from client.tasks.series.normalise import Normaliser, rounding
 from client.tasks.series.selection import Selection
 from client.tasks.series.signal import Piece
 from client.tasks.series.windows import Window, cut, deal
 from client.tasks.tables.columns import far_apart
+from common.backbones.table import FAR
 from common.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -116,10 +118,12 @@ def read_series(
     if ends:
         last = {window.piece: window for window in windows}
         windows = list(last.values())
+    judged = [found.pieces[place] for place in sorted({window.piece for window in windows})]
     return Unlabelled(
         inputs=torch.from_numpy(_inputs(found.pieces, windows, like.columns)),
         names=tuple(_name(found.pieces[w.piece], w) for w in windows),
         skipped=found.skipped,
+        notes=(*found.notes, *_unlike(judged, asked, like.columns)),
     )
 
 
@@ -219,6 +223,52 @@ def _constant(normaliser: Normaliser | None, selection: Selection, folder: Path)
             "at the sensor, or name other channels with series.channels"
         )
     return [f"channel {name} is constant here: the network sees 0" for name in names]
+
+
+def _unlike(pieces: Sequence[Piece], selection: Selection, known: Normaliser | None) -> list[str]:
+    """Say which channels do not move, or are of another size than those that the model knows.
+
+    Another size: half of the samples lie further from the mean than the deviation tells of, or
+    units differ. Without a normaliser nobody knows the size.
+    """
+    if known is None:
+        return _still(pieces, selection, live=np.ones(len(selection.channels), dtype=bool))
+    live = ~known.constant
+    values = np.concatenate([piece.values for piece in pieces])
+    settings = np.concatenate([piece.settings for piece in pieces])
+    condition = known.condition(settings)
+    mean, spread = known.mean[condition], known.spread[condition]
+    spread = np.where(np.isinf(spread), 0.0, spread)
+    centre, deviation = mean.mean(axis=0), np.sqrt((spread**2).mean(axis=0) + mean.var(axis=0))
+    away = np.median(np.abs(known(values, settings)), axis=0)
+    notes = _still(pieces, selection, live=live)
+    for place in np.flatnonzero(live):
+        now = float(values[:, place].mean()), float(values[:, place].std())
+        then = float(centre[place]), float(deviation[place])
+        if away[place] > FAR or far_apart(math.hypot(*now), math.hypot(*then)):
+            notes.append(
+                f"channel {selection.channels[place]}: mean {now[0]:.3g}, deviation {now[1]:.3g} "
+                f"where the model was made from {then[0]:.3g} and {then[1]:.3g}: other units?"
+            )
+    return notes
+
+
+def _still(pieces: Sequence[Piece], selection: Selection, *, live: Array) -> list[str]:
+    """Name the files in which a channel does not move, of those channels that are to."""
+    files: dict[str, list[Array]] = defaultdict(list)
+    for piece in pieces:
+        files[piece.file].append(piece.values)
+    still: dict[str, list[str]] = defaultdict(list)
+    for file, parts in files.items():
+        values = np.concatenate(parts)
+        for place in np.flatnonzero(live & (values.std(axis=0) <= rounding(values))):
+            still[selection.channels[place]].append(file)
+    return [
+        f"channel {name} is constant in {', '.join(found[:3])}"
+        + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        + ": does its sensor work?"
+        for name, found in still.items()
+    ]
 
 
 def _inputs(

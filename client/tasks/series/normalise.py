@@ -55,7 +55,7 @@ class Normaliser:
         conditions : how many operating conditions to look for; 1: none.
         """
         scale = settings.std(axis=0) if settings.size else np.ones(settings.shape[1])
-        scale = np.where(scale > _rounding(settings), scale, 1.0)
+        scale = np.where(scale > rounding(settings), scale, 1.0)
         centres = np.zeros((1, settings.shape[1]))
         if conditions > 1 and settings.shape[1]:
             centres = _centres(settings / scale, conditions)
@@ -67,7 +67,7 @@ class Normaliser:
             rows = values[condition == place]
             if len(rows):
                 mean[place], deviation = rows.mean(axis=0), rows.std(axis=0)
-                varies = deviation > _rounding(values)
+                varies = deviation > rounding(values)
                 spread[place, varies] = deviation[varies]
         return cls(centres=centres, scale=scale, mean=mean, spread=spread)
 
@@ -90,7 +90,7 @@ class Normaliser:
         return np.asarray((values - self.mean[place]) / self.spread[place])
 
 
-def _rounding(values: Array) -> Array:
+def rounding(values: Array) -> Array:
     """Return the deviation up to which each column is constant, in its own units."""
     return np.asarray(CONSTANT * np.abs(values).max(axis=0))
 

@@ -33,12 +33,10 @@ def read_inputs(
         _told(name, told, [rows.cells[name][row] for row in kept], rows, kept, folder)
         for name, told in selection.shared
     ]
-    notes += [
-        f"column {name}: median {np.nanmedian(values):g} lies outside the federation's range "
-        f"{told[0]:g} to {told[-1]:g}: other units?"
-        for (name, told), values in zip(selection.shared, front, strict=True)
-        if not isinstance(told[0], str) and _outside(values[train], told)
-    ]
+    for (name, told), values in zip(selection.shared, front, strict=True):
+        notes += _unlike(
+            name, told, [rows.cells[name][row] for row in kept], values[train], "the federation"
+        )
     numbers: dict[str, Array] = {}
     levels: list[tuple[str, tuple[str, ...]]] = []
     codes: list[Array] = []
@@ -81,10 +79,14 @@ def read_inputs(
 
 def read_alike(
     folder: Path, rows: Rows, known: Columns, selection: Selection
-) -> npt.NDArray[np.float32]:
-    """Read rows as those were read that a stem was fitted to; float32, shape (rows, columns).
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Read rows as those were read that a stem was fitted to.
 
     A level that was not seen then is missing.
+
+    Returns
+    -------
+    float32, shape (rows, columns), and notes on columns that are unlike those of then.
 
     Raises
     ------
@@ -103,7 +105,12 @@ def read_alike(
         )
     every = np.arange(len(rows.names))
     read = [_told(name, what, rows.cells[name], rows, every, folder) for name, what in told]
-    return np.ascontiguousarray(np.column_stack(read).astype(np.float32))
+    notes = [
+        note
+        for (name, what), values in zip(told, read, strict=True)
+        for note in _unlike(name, what, rows.cells[name], values, "the model")
+    ]
+    return np.ascontiguousarray(np.column_stack(read).astype(np.float32)), notes
 
 
 def _told(
@@ -125,7 +132,26 @@ def _told(
     return read[0]
 
 
-def _outside(values: Array, told: tuple[float | str, ...]) -> bool:
+def _unlike(
+    name: str, told: tuple[float | str, ...], cells: Sequence[str], values: Array, knower: str
+) -> list[str]:
+    """Say where a column is not as it is told to be: names of no level, numbers of another size.
+
+    Parameters
+    ----------
+    values : of the numbers, NaN for missing; their median is looked at.
+    knower : who told.
+    """
+    if isinstance(told[0], str):
+        new = sorted({cell for cell in cells if cell}.difference(map(str, told)))
+        more = f" and {len(new) - 3} more" if len(new) > 3 else ""
+        shown = f"{', '.join(new[:3])}{more}"
+        return [f"column {name}: {knower} does not know {shown}: missing there"] if new else []
     there = values[~np.isnan(values)]
-    low, high = float(told[0]), float(told[-1])
-    return bool(len(there)) and not low <= float(np.median(there)) <= high
+    median, low, high = float(np.median(there)) if len(there) else np.nan, told[0], told[-1]
+    if not len(there) or float(low) <= median <= float(high):
+        return []
+    return [
+        f"column {name}: median {median:g} lies outside {knower}'s range {low:g} to {high:g}: "
+        "other units?"
+    ]

@@ -42,9 +42,12 @@ class _Tables:
 
     def read(self, place: Path, *, like: Meaning, progress: Progress | None = None) -> Unlabelled:
         rows = read_rows(place, progress=progress)
-        inputs = read_alike(place, rows, like.columns, self.selection)
+        inputs, notes = read_alike(place, rows, like.columns, self.selection)
         return Unlabelled(
-            inputs=torch.from_numpy(inputs), names=tuple(rows.names), skipped=tuple(rows.skipped)
+            inputs=torch.from_numpy(inputs),
+            names=tuple(rows.names),
+            skipped=tuple(rows.skipped),
+            notes=tuple(notes),
         )
 
     def training_transform(self) -> Callable[[Tensor, torch.Generator], Tensor]:
