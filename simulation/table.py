@@ -40,7 +40,7 @@ def print_table(results: Results, console: Console) -> None:
         table.add_column(name.replace("_", " "), mean, justify="right", no_wrap=True)
     table.add_column("gain", _gain(results.gain, gap, told), justify="right", no_wrap=True)
     for plant, row in results.plants.items():
-        title = Text(plant).append(f"{gap}{row.deployed.source}".replace("_", " "), "dim")
+        title = Text(plant).append(f"\n runs {row.deployed.source}".replace("_", " "), "dim")
         table.add_row(
             title,
             *(_figure(getattr(row, column), gap, told) for column in columns),

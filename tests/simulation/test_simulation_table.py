@@ -27,6 +27,7 @@ def test_every_plant_and_the_mean_fit(made_up_results: Any, width: int) -> None:
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     for plant in results.plants:
         assert plant in text
+    assert "\n runs local" in text
     assert "86.7-91.3" in text
     assert "+1.8 to +4.4" in text
     assert "mean" in text
