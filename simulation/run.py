@@ -137,6 +137,8 @@ def run(plan: Plan, *, watch: Watch) -> list[SeedRun]:
             f"--out must be a new or empty folder, got {plan.out}, which holds a run; continue it "
             "with --resume or choose another"
         )
+    if plan.resume and not used and plan.start is None:
+        watch("warning", 0, 0, f"nothing to resume in {plan.out}; starting")
     data = _plants(plan, watch=watch)
     with Workers(plan.workers) as workers:
         return [

@@ -131,6 +131,13 @@ def test_a_used_folder_needs_resume(plan: Plan) -> None:
         run(plan, watch=quiet)
 
 
+def test_nothing_to_resume_is_said(plan: Plan) -> None:
+    told: list[str] = []
+    with pytest.raises(DataError):
+        run(replace(plan, resume=True, plants=("x",)), watch=lambda *words: told.append(words[3]))
+    assert told == [f"nothing to resume in {plan.out}; starting"]
+
+
 def test_resume_with_other_settings_touches_nothing(plan: Plan) -> None:
     alone = replace(plan, pooled=False, together=False)
     run(alone, watch=quiet)  # as after a kill before the rounds: no state.db yet
