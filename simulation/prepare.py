@@ -149,6 +149,7 @@ def prepare(
         warnings.append(f"{config.backbone} has no normalisation layers to keep at the plants")
     warnings += _noise(config, source.network, plants=len(plants))
     warnings += [_skipped(name, plant) for name, plant in plants.items() if plant.skipped]
+    warnings += noted(plants)
     warnings += units(plants)
     return Prepared(home=home, job=job, plants=plants, warnings=tuple(warnings))
 
@@ -177,6 +178,20 @@ def describe(folder: Path, config: FederationConfig) -> Description:
         skipped=tuple((item.file, item.why) for item in data.skipped),
         typical=data.typical,
     )
+
+
+def noted(plants: Mapping[str, Description]) -> list[str]:
+    """Say what was noted of the plants' data, once for all plants of which it is the same."""
+    where: dict[str, list[str]] = {}
+    for name, plant in plants.items():
+        for note in plant.notes:
+            where.setdefault(note, []).append(name)
+    return [
+        f"{', '.join(names[:3])}"
+        + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        + f": {note}"
+        for note, names in where.items()
+    ]
 
 
 def units(plants: Mapping[str, Description]) -> list[str]:

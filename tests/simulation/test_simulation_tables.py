@@ -11,7 +11,7 @@ from common.config import FederationConfig
 from common.errors import DataError
 from simulation.collect import collect
 from simulation.made_up.tables import TABULAR, write_tables
-from simulation.prepare import Description, find_plants, units
+from simulation.prepare import Description, find_plants, noted, units
 from simulation.report import write_report
 from simulation.run import Plan, run
 
@@ -96,3 +96,30 @@ def test_units_that_differ_by_a_thousand_are_told() -> None:
     told = units({"ash": plant(4.5), "elm": plant(4500.0), "oak": plant(5.0)})
     assert told == ["elm: median of power is 4500, elsewhere 4.75: units?"]
     assert units({"ash": plant(4.5), "oak": plant(5.0)}) == []
+
+
+def test_what_is_noted_of_plants_is_told_once() -> None:
+    def plant(*notes: str) -> Description:
+        return Description(classes=(), good="", numbers=("x",), counts={}, notes=notes, skipped=())
+
+    still = "channel aux is constant here: the network sees 0"
+    plants = {name: plant(still) for name in ("ash", "elm", "oak")}
+    assert noted({**plants, "yew": plant("column AP: other units?", still)}) == [
+        f"ash, elm, oak and 1 more: {still}",
+        "yew: column AP: other units?",
+    ]
+    assert noted({"ash": plant()}) == []
+
+
+def test_a_column_outside_the_shared_range_is_warned_of_at_once(tmp_path: Path) -> None:
+    write_tables(tmp_path / "data", rows=160)
+    table = CONFIG.table.model_dump() | {"shared": {"melt_C": [0.1, 0.3]}}
+    config = FederationConfig.model_validate(CONFIG.model_dump() | {"table": table, "rounds": 0})
+    plan = Plan(
+        config=config, base=tmp_path, data=tmp_path / "data", out=tmp_path / "out", plants=("caps",)
+    )
+    told: list[str] = []
+    run(plan, watch=lambda phase, done, total, note: told.append(f"{phase}: {note}"))
+    (said,) = [line for line in told if line.startswith("warning")]
+    assert said.startswith("warning: caps: column melt_C: median 2")
+    assert said.endswith("lies outside the federation's range 0.1 to 0.3: other units?")
