@@ -19,7 +19,7 @@ from common.files import write_json
 from common.orders import Release
 from common.tasks import measure_of
 from common.update import Schema
-from server.releases import read_manifest, read_release
+from server.releases import MANIFEST, read_manifest, read_release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,12 @@ def onboard(
     TransferlineError
         If the release does not fit the configuration, or the plant's data does not do at all.
     """
+    if not (release / MANIFEST).is_file():
+        there = [path.parent.name for path in release.parent.glob(f"*/{MANIFEST}")]
+        raise StateError(
+            f"--release must be OUT/releases/<n>, got {release}; there are "
+            f"{', '.join(sorted(there, key=lambda name: (len(name), name))) or 'none'}"
+        )
     received = read_release(release)
     manifest = read_manifest(release)
     if manifest.backbone != config.backbone:

@@ -230,6 +230,8 @@ def spoil(folder: Path, change: str) -> None:
     for number, row in enumerate(rows[1:]):
         if change == "nan" and number >= 0:
             row[2] = "nan"
+        if change == "gaps" and number % 20 < 10:
+            row[2] = "nan"
         if change == "string" and number == 4:
             row[3] = "stuck"
         if change == "constant":
@@ -252,6 +254,7 @@ def spoil(folder: Path, change: str) -> None:
         ),
         ("", {"per_revolution": 64, "recorded": 5.0}, "speed of the shaft must be known"),
         ("nan", {}, "channels of .* must have values, got 276 samples that all lack one"),
+        ("gaps", {"window": 50}, "piece without a gap of .* 10 samples, got 50; .* series.gap"),
         ("string", {}, "column load of .* must hold numbers, got 'stuck' in row 5"),
         ("constant", {}, "a channel of .* must vary in the training data"),
     ],

@@ -244,7 +244,10 @@ def test_onboarding_says_what_a_release_gives(plan: Plan, images: Path) -> None:
 
 
 def test_a_missing_release_is_named(plan: Plan, images: Path) -> None:
-    with pytest.raises(StateError, match="nowhere"):
+    for number in ("0", "2", "10"):
+        (plan.out / number).mkdir(parents=True)
+        (plan.out / number / "manifest.json").touch()
+    with pytest.raises(StateError, match=r"got .*/nowhere; there are 0, 2, 10$"):
         onboard(
             plan.config,
             base=plan.base,

@@ -134,10 +134,12 @@ def load(
         )
     if not kept:
         longest = max((len(piece) for piece in pieces), default=0)
+        what = "piece without a gap" if lost else "recording"
         raise DataError(
-            f"series.window must be at most the longest recording of {folder}, {longest} samples"
+            f"series.window must be at most the longest {what} of {folder}, {longest} samples"
             + (f" with {selection.horizon} to forecast" if selection.horizon else "")
-            + f", got {selection.window}; shorten series.window, or record longer"
+            + f", got {selection.window}; shorten series.window, "
+            + ("or fill longer gaps with series.gap" if lost else "or record longer")
         )
     return Recordings(pieces=tuple(kept), skipped=tuple(skipped), notes=tuple(notes))
 
