@@ -52,10 +52,11 @@ def onboard(
         If the release does not fit the configuration, or the plant's data does not do at all.
     """
     if not (release / MANIFEST).is_file():
-        there = [path.parent.name for path in release.parent.glob(f"*/{MANIFEST}")]
+        names = [path.parent.name for path in release.parent.glob(f"*/{MANIFEST}")]
+        there = sorted(int(name) for name in names if name.isdigit())  # others are being written
         raise StateError(
             f"--release must be OUT/releases/<n>, got {release}; there are "
-            f"{', '.join(sorted(there, key=lambda name: (len(name), name))) or 'none'}"
+            f"{', '.join(map(str, there)) or 'none'}"
         )
     received = read_release(release)
     manifest = read_manifest(release)

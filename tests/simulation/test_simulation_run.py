@@ -244,7 +244,7 @@ def test_onboarding_says_what_a_release_gives(plan: Plan, images: Path) -> None:
 
 
 def test_a_missing_release_is_named(plan: Plan, images: Path) -> None:
-    for number in ("0", "2", "10"):
+    for number in ("0", "2", "10", ".11.part"):
         (plan.out / number).mkdir(parents=True)
         (plan.out / number / "manifest.json").touch()
     with pytest.raises(StateError, match=r"got .*/nowhere; there are 0, 2, 10$"):
