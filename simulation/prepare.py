@@ -80,7 +80,7 @@ def find_plants(
     if not root.is_dir():
         raise DataError(f"--data must be a folder of plants, got {root}, which does not exist")
     kind = TASKS[task]
-    found = {folder.name: folder for folder in _folders(root) if kind.is_plant(folder)}
+    found = {folder.name: folder for folder in folders(root) if kind.is_plant(folder)}
     if not found:
         raise DataError(f"--data must hold {kind.layout}, got none in {root}")
     missing = sorted(set(wanted) - set(found))
@@ -91,11 +91,13 @@ def find_plants(
 
 def left_out(root: Path, *, task: TaskName) -> list[str]:
     """Name the folders of ROOT that `find_plants` passes over; hidden ones are not meant."""
-    return [folder.name for folder in _folders(root) if not TASKS[task].is_plant(folder)]
+    return [folder.name for folder in folders(root) if not TASKS[task].is_plant(folder)]
 
 
-def _folders(root: Path) -> list[Path]:
-    return [path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."]
+def folders(root: Path) -> list[Path]:
+    """List the folders of ROOT that are not hidden, by name; none if it is no folder."""
+    found = sorted(root.iterdir()) if root.is_dir() else []
+    return [path for path in found if path.is_dir() and path.name[0] != "."]
 
 
 def prepare(

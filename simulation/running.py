@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from client.tasks.folder import SUFFIXES
 from common.config import FederationConfig
+from common.tasks import KINDS
 from common.terminal import console, errors
 from simulation.collect import collect
 from simulation.compare import compare as compare_methods
 from simulation.onboard import Onboarding
 from simulation.onboard import onboard as onboard_plant
+from simulation.prepare import folders
 from simulation.report import write_report
 from simulation.results import save_results, write_plants_csv
 from simulation.run import Plan
 from simulation.run import run as run_plan
 from simulation.split import split_product
+from simulation.story import names
 from simulation.table import print_table
 from simulation.watch import Display
 
@@ -70,6 +74,8 @@ def onboard(
     labels : labelled examples a class to try.
     out : where ``onboard.json`` goes.
     """
+    if KINDS[config.task].images:
+        _ask_of_plants(data)
     with Display() as display:
         rows = onboard_plant(
             config,
@@ -95,6 +101,7 @@ def split(data: Path, out: Path, *, plants: int, labels: str, cameras: bool, see
     labels : ``iid`` or ``dirichlet:0.3``.
     cameras : whether each plant has a camera of its own.
     """
+    _ask_of_plants(data)
     cut = split_product(data, out, plants=plants, labels=labels, cameras=cameras, seed=seed)
     for plant, counts in cut.counts.items():
         shares = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -104,6 +111,22 @@ def split(data: Path, out: Path, *, plants: int, labels: str, cameras: bool, see
     for item in cut.skipped:
         errors().print(f"skipped {item.file}: {item.why}")
     console().print(f"written: {out}")
+
+
+def _ask_of_plants(data: Path) -> None:
+    """Ask whether class folders whose images all lie deeper are plants, DATA one level too high."""
+    nested = [
+        path.name for path in folders(data) if not _images(path, "*") and _images(path, "*/*")
+    ]
+    if nested:
+        errors().print(
+            f"note: classes with images in folders of their own only: {names(nested)}; if these "
+            "are plants, --data must be one of them"
+        )
+
+
+def _images(folder: Path, pattern: str) -> bool:
+    return any(path.suffix.lower() in SUFFIXES for path in folder.glob(pattern))
 
 
 def _onboarding(row: Onboarding) -> str:

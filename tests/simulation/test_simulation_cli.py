@@ -63,6 +63,16 @@ def test_split_says_who_got_what(here: Path) -> None:
     assert sorted(folder.name for folder in Path("cut").glob("plant-*")) == ["plant-1", "plant-2"]
 
 
+def test_plants_taken_for_classes_are_asked_about(here: Path) -> None:
+    high = runner.invoke(app, ["split", "--data", "plants", "--out", "high", "--plants", "2"])
+    plants = sorted(folder.name for folder in Path("plants").iterdir() if folder.is_dir())
+    assert f"folders of their own only: {' and '.join(plants)}; if" in " ".join(high.output.split())
+    right = runner.invoke(app, f"split --data plants/{plants[0]} --out right --plants 2".split())
+    assert "note: " not in right.output
+    words = "onboard federation.toml --release out/1 --data plants --labels 5".split()
+    assert "folders of their own only" in " ".join(runner.invoke(app, words).output.split())
+
+
 def test_init_writes_the_defaults_once(here: Path) -> None:
     assert runner.invoke(app, ["init", "--out", "new.toml"]).exit_code == 0
     assert load_federation(Path("new.toml")) == FederationConfig()
@@ -111,6 +121,6 @@ def test_help_does_not_wait_for_torch() -> None:
 
 @pytest.mark.parametrize("labels", ["x", "", "1", "5,-3"])
 def test_onboard_refuses_what_are_no_counts(here: Path, labels: str) -> None:
-    words = ["onboard", "federation.toml", "--release", "r", "--data", "plants", "--labels", labels]
+    words = "onboard federation.toml --release out/1 --data plants --labels 5".split()
     found = runner.invoke(app, words)
     assert "--labels must be numbers from 2 on" in str(found.exception)
