@@ -71,7 +71,11 @@ def facts(ensemble: Ensemble, found: Found) -> dict[str, Any]:
     """Return everything, ready for JSON."""
     return {
         "proposals": [asdict(one) for one in found.proposals],
-        "compared": {"value": found.compared[0], "row": found.compared[1]},
+        "compared": {
+            "value": found.compared[0],
+            "row": found.compared[1],
+            "elsewhere": dict(found.elsewhere),
+        },
         "held": dict(found.held),
         "notes": list(found.notes),
         "tried": found.tried,
@@ -109,7 +113,7 @@ def show(out: Console, ensemble: Ensemble, found: Found, *, wishes: Wishes) -> N
     out.print(table)
     out.print(
         f"\n{found.compared[0]:.4g} is {found.compared[1]}: the best that was measured within "
-        "bounds and limits",
+        f"bounds and limits{_elsewhere(found)}",
     )
     if found.held:
         held = ", ".join(f"{name} {_said(value)}" for name, value in found.held.items())
@@ -131,6 +135,16 @@ def show(out: Console, ensemble: Ensemble, found: Found, *, wishes: Wishes) -> N
         )
     else:
         out.print("a proposal is a model's word: try it once before the line runs on it")
+
+
+def _elsewhere(found: Found) -> str:
+    """Say what the row that was measured has in columns that are held at other values."""
+    there = {name: _said(value) for name, value in found.elsewhere.items()}
+    said = [f"{n} {value}" for n, value in there.items() if value != _said(found.held[n])]
+    if not said:
+        return ""
+    which = "are held at other values" if len(said) > 1 else "is held at another value"
+    return f" (there {', '.join(said)}, which {which} here)"
 
 
 def _said(value: float | str) -> str:

@@ -76,6 +76,7 @@ class Found:
     ----------
     proposals : best first.
     compared : what ``chance`` is about: a measured row's value, and its name.
+    elsewhere : what that row has in the columns without bounds that are held at other values.
     held : columns that were held, with their values.
     notes : what a reader should know: bounds that were narrowed.
     tried, allowed : settings that were tried, and of them within bounds, limits and support.
@@ -83,6 +84,7 @@ class Found:
 
     proposals: tuple[Proposal, ...]
     compared: tuple[float, str]
+    elsewhere: Mapping[str, Value]
     held: Mapping[str, Value]
     notes: tuple[str, ...]
     tried: int
@@ -170,14 +172,15 @@ def search(ensemble: Ensemble, support: Support, wishes: Wishes, *, measured: Me
             study.enqueue_trial(start, skip_if_exists=True)
     study.optimize(judge, n_trials=wishes.trials)
     allowed = _allowed(study.trials, wishes)
-    compared = _compared(support, wishes, where, measured)
+    value, name, elsewhere = _compared(support, wishes, where, measured)
     chosen = _apart([trial.user_attrs for trial in allowed], support, count=wishes.proposals)
     return Found(
         proposals=tuple(
-            _proposal(one, ensemble, support, wishes, compared=compared[0], measured=measured)
+            _proposal(one, ensemble, support, wishes, compared=value, measured=measured)
             for one in chosen
         ),
-        compared=compared,
+        compared=(value, name),
+        elsewhere=elsewhere,
         held=where.held,
         notes=where.notes,
         tried=len(study.trials),
@@ -227,8 +230,11 @@ def _proposal(
 
 def _compared(
     support: Support, wishes: Wishes, where: Space, measured: Measured
-) -> tuple[float, str]:
-    """Return the best measured row within bounds and limits; without one the middle of all."""
+) -> tuple[float, str, Mapping[str, Value]]:
+    """Return the best measured row within bounds and limits; without one the middle of all.
+
+    With it, what it has in the columns that are held at other values.
+    """
     order = np.argsort(measured.targets if wishes.lower else -measured.targets)
     for row in order:
         values = support.decode(support.rows[row])
@@ -240,8 +246,9 @@ def _compared(
         )
         limits = all(one.holds(_sum(one.name, values, wishes)) for one in wishes.limits)
         if inside and held and limits:
-            return float(measured.targets[row]), measured.names[row]
-    return float(np.median(measured.targets)), "the middle of all measured rows"
+            other = {n: values[n] for n, wanted in where.held.items() if values[n] != wanted}
+            return float(measured.targets[row]), measured.names[row], other
+    return float(np.median(measured.targets)), "the middle of all measured rows", {}
 
 
 def _apart(ranked: list[dict[str, Any]], support: Support, *, count: int) -> list[dict[str, Any]]:

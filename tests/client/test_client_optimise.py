@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -276,6 +277,27 @@ def test_facts_are_ready_for_json(parts: Any) -> None:
     told = facts(ensemble, search(ensemble, support, wishes(trials=25), measured=rows))
     assert told["proposals"][0]["values"].keys() == {one.name for one in support.settings}
     assert told["validation"]["rows"] == ensemble.judged
+
+
+def test_what_was_measured_elsewhere_is_said(parts: Any) -> None:
+    """A row is the yardstick although a column without bounds is not as it is held."""
+    pytest.importorskip("optuna")
+    ensemble, support, rows = parts
+    asked = wishes(trials=25)
+    found = search(ensemble, support, asked, measured=rows)
+    row = support.decode(support.rows[rows.names.index(found.compared[1])])
+    assert found.elsewhere
+    assert found.elsewhere == {n: row[n] for n, held in found.held.items() if row[n] != held}
+    assert facts(ensemble, found)["compared"]["elsewhere"] == found.elsewhere
+    far = replace(found, held={"AP": 1000.0, "RH": 50.0}, elsewhere={"AP": 1020.0, "RH": 65.2})
+    near = replace(found, held={"AP": 1000.0}, elsewhere={"AP": 1000.00001})
+    shown = []
+    for one in (far, near):
+        out = Console(record=True, width=200, file=io.StringIO())
+        show(out, ensemble, one, wishes=asked)
+        shown.append(out.export_text())
+    assert "limits (there AP 1020, RH 65.2, which are held at other values here)" in shown[0]
+    assert "(there" not in shown[1]
 
 
 def test_rank_correlation_is_spearmans() -> None:
