@@ -69,7 +69,7 @@ def test_plants_taken_for_classes_are_asked_about(here: Path) -> None:
     assert f"folders of their own only: {' and '.join(plants)}; if" in " ".join(high.output.split())
     right = runner.invoke(app, f"split --data plants/{plants[0]} --out right --plants 2".split())
     assert "note: " not in right.output
-    words = "onboard federation.toml --release out/1 --data plants --labels 5".split()
+    words = ["onboard", "federation.toml", "--release", "out/1", "--data", "plants"]
     assert "folders of their own only" in " ".join(runner.invoke(app, words).output.split())
 
 
@@ -121,6 +121,6 @@ def test_help_does_not_wait_for_torch() -> None:
 
 @pytest.mark.parametrize("labels", ["x", "", "1", "5,-3"])
 def test_onboard_refuses_what_are_no_counts(here: Path, labels: str) -> None:
-    words = "onboard federation.toml --release out/1 --data plants --labels 5".split()
+    words = ["onboard", "federation.toml", "--release", "r", "--data", "plants", "--labels", labels]
     found = runner.invoke(app, words)
     assert "--labels must be numbers from 2 on" in str(found.exception)
