@@ -139,9 +139,20 @@ def onboard(
     config, counts = load_federation(file), _counts(labels)
     with terminal.loading():
         from simulation import running  # noqa: PLC0415  loads torch
-    running.onboard(
-        config, base=file.parent, release=release, data=data, labels=counts, seeds=seeds, out=out
-    )
+    if KINDS[config.task].images:
+        running.ask_of_plants(data)
+    with running.Display() as display:
+        rows = running.onboard(
+            config,
+            base=file.parent,
+            release=release,
+            data=data,
+            labels=counts,
+            seeds=seeds,
+            out=out,
+            watch=display,
+        )
+    running.print_onboarding(rows, out=out)
 
 
 @app.command()

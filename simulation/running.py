@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.tasks.folder import SUFFIXES
-from common.config import FederationConfig
-from common.tasks import KINDS
 from common.terminal import console, errors
 from simulation.collect import collect
 from simulation.compare import compare as compare_methods
-from simulation.onboard import Onboarding
-from simulation.onboard import onboard as onboard_plant
+from simulation.onboard import Onboarding, onboard
 from simulation.prepare import folders
 from simulation.report import write_report
 from simulation.results import save_results, write_plants_csv
@@ -23,7 +20,16 @@ from simulation.story import names
 from simulation.table import print_table
 from simulation.watch import Display
 
-__all__ = ["Plan", "compare", "onboard", "run", "split"]
+__all__ = [
+    "Display",
+    "Plan",
+    "ask_of_plants",
+    "compare",
+    "onboard",
+    "print_onboarding",
+    "run",
+    "split",
+]
 
 
 def run(plan: Plan, *, report: Path | None = None) -> None:
@@ -55,38 +61,13 @@ def compare(plan: Plan, methods: Sequence[str]) -> None:
     console().print(f"report: {plan.out / 'report.html'}")
 
 
-def onboard(
-    config: FederationConfig,
-    *,
-    base: Path,
-    release: Path,
-    data: Path,
-    labels: Sequence[int],
-    seeds: int,
-    out: Path,
-) -> None:
-    """Try what a plant that joins late gets, and print a line for each number of labels.
+def print_onboarding(rows: Sequence[Onboarding], *, out: Path) -> None:
+    """Print what a plant that joins late gets, a line for each number of labels.
 
     Parameters
     ----------
-    base : folder that file names in the settings start from.
-    release : folder of a release.
-    labels : labelled examples a class to try.
-    out : where ``onboard.json`` goes.
+    out : where ``onboard.json`` is.
     """
-    if KINDS[config.task].images:
-        _ask_of_plants(data)
-    with Display() as display:
-        rows = onboard_plant(
-            config,
-            base=base,
-            release=release,
-            data=data,
-            labels=labels,
-            seeds=seeds,
-            out=out,
-            watch=display,
-        )
     console().print("labels  from source              from release             gain")
     for row in rows:
         console().print(_onboarding(row))
@@ -101,7 +82,7 @@ def split(data: Path, out: Path, *, plants: int, labels: str, cameras: bool, see
     labels : ``iid`` or ``dirichlet:0.3``.
     cameras : whether each plant has a camera of its own.
     """
-    _ask_of_plants(data)
+    ask_of_plants(data)
     cut = split_product(data, out, plants=plants, labels=labels, cameras=cameras, seed=seed)
     for plant, counts in cut.counts.items():
         shares = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -113,7 +94,7 @@ def split(data: Path, out: Path, *, plants: int, labels: str, cameras: bool, see
     console().print(f"written: {out}")
 
 
-def _ask_of_plants(data: Path) -> None:
+def ask_of_plants(data: Path) -> None:
     """Ask whether class folders whose images all lie deeper are plants, DATA one level too high."""
     nested = [
         path.name for path in folders(data) if not _images(path, "*") and _images(path, "*/*")

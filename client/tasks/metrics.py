@@ -114,19 +114,16 @@ def scores(
     recall = confusion.diagonal() / np.maximum(support, 1)
     likelihood = said[torch.arange(len(true)), true].clamp_min(_SMALLEST)
     ranked = count == 2 and bool((support > 0).all())
+    accuracy = metrics.multiclass_accuracy(said, true, num_classes=count, average="micro")
+    macro_f1 = metrics.multiclass_f1_score(said, true, num_classes=count, average="macro")
     escape = None
     if good:
-        is_good = np.asarray(truth) == list(classes).index(good)
-        p_good = np.asarray(probabilities)[:, list(classes).index(good)]
-        escape = escape_rate(p_good, is_good, budget=false_reject_budget)
+        label = list(classes).index(good)
+        escape = escape_rate(probabilities[:, label], truth == label, budget=false_reject_budget)
     return {
-        "accuracy": float(
-            metrics.multiclass_accuracy(said, true, num_classes=count, average="micro")
-        ),
+        "accuracy": float(accuracy),
         "balanced_accuracy": float(recall[support > 0].mean()),
-        "macro_f1": float(
-            metrics.multiclass_f1_score(said, true, num_classes=count, average="macro")
-        ),
+        "macro_f1": float(macro_f1),
         "recall": {
             name: float(recall[label]) if support[label] else None
             for label, name in enumerate(classes)

@@ -94,7 +94,6 @@ def load(
         agreed on, or nothing usable is left.
     """
     pieces: list[Piece] = []
-    notes: list[str] = []
     rates: dict[float, str] = {}
     lost = filled = 0
     found = find(folder)
@@ -117,7 +116,16 @@ def load(
             )
         if progress is not None:
             progress(done + 1, len(found))
-    notes += _as_recorded(folder, rates, selection)
+    kept, skipped = _long_enough(pieces, selection)
+    if not kept:
+        raise _too_short(folder, pieces, selection, lost=lost)
+    notes = _as_recorded(folder, rates, selection) + _gaps(selection, filled=filled, lost=lost)
+    return Recordings(pieces=tuple(kept), skipped=tuple(skipped), notes=tuple(notes))
+
+
+def _gaps(selection: Selection, *, filled: int, lost: int) -> list[str]:
+    """Return what is to be said of so many missing samples."""
+    notes = []
     if filled:
         spared = ", and none of these is to be forecast" if selection.horizon else ""
         notes.append(f"{filled} missing samples were filled in{spared}")
@@ -126,22 +134,26 @@ def load(
             f"{lost} missing samples lie in runs longer than {selection.gap}: the recording is "
             "cut there"
         )
-    kept, skipped = _long_enough(pieces, selection)
-    if not kept and lost and not pieces:
-        raise DataError(
+    return notes
+
+
+def _too_short(
+    folder: Path, pieces: Sequence[Piece], selection: Selection, *, lost: int
+) -> DataError:
+    """Say why no piece is as long as a window."""
+    if lost and not pieces:
+        return DataError(
             f"channels of {folder} must have values, got {lost} samples that all lack one; look "
             "at the sensors, or name other channels with series.channels"
         )
-    if not kept:
-        longest = max((len(piece) for piece in pieces), default=0)
-        what = "piece without a gap" if lost else "recording"
-        raise DataError(
-            f"series.window must be at most the longest {what} of {folder}, {longest} samples"
-            + (f" with {selection.horizon} to forecast" if selection.horizon else "")
-            + f", got {selection.window}; shorten series.window, "
-            + ("or fill longer gaps with series.gap" if lost else "or record longer")
-        )
-    return Recordings(pieces=tuple(kept), skipped=tuple(skipped), notes=tuple(notes))
+    longest = max((len(piece) for piece in pieces), default=0)
+    what = "piece without a gap" if lost else "recording"
+    return DataError(
+        f"series.window must be at most the longest {what} of {folder}, {longest} samples"
+        + (f" with {selection.horizon} to forecast" if selection.horizon else "")
+        + f", got {selection.window}; shorten series.window, "
+        + ("or fill longer gaps with series.gap" if lost else "or record longer")
+    )
 
 
 def _pieces(
