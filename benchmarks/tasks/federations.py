@@ -32,6 +32,25 @@ def federate(
     }
 
 
+def train_alone(
+    config: FederationConfig, *, data: Path, out: Path, plants: tuple[str, ...]
+) -> dict[str, Prediction]:
+    """Let plants train alone, without rounds, and return the test predictions by plant."""
+    plan = Plan(
+        config=config,
+        base=Path(),
+        data=data,
+        out=out,
+        plants=plants,
+        resume=True,
+        alone=("local",),
+        pooled=False,
+        together=False,
+    )
+    judged = run(plan, watch=lambda *_: None)[0].judged
+    return {name: one.predictions["local"] for name, one in judged.items()}
+
+
 def plant_folder(out: Path, name: str, config: FederationConfig) -> Path:
     """Return a folder of a plant that is in no federation, to read its data as one would."""
     folder = out / "alone" / name
