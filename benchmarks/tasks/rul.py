@@ -159,7 +159,7 @@ def published(out: Path, *, quick: bool) -> dict[str, Any]:
     """
     found = {}
     for name, window in PUBLISHED_WINDOWS.items():
-        settings = whole_settings(quick=quick)
+        settings = whole_settings(quick=quick) | {"min_plants": 1}
         settings["series"] |= {"window": window}
         config = FederationConfig.model_validate(settings)
         said = train_alone(config, data=out / "data", out=out / name, plants=(name,))[name]
