@@ -17,8 +17,12 @@ the edge or a line dies that moment; the plant would hear nothing until the roun
 SuperNode asks for a message only while it has none, so what it was given and has not confirmed goes
 out again.
 
+*Left*: a SuperNode asks for a message only while it sends none. An upload that it has not finished
+then, because it was killed or the edge was, it never will; it is ended at once, and the plant asked
+again, where Flower would wait for three minutes.
+
 *Twice*: a piece of a reply that comes again because the answer to it was lost is fine. Flower calls
-it a failure, the SuperNode drops the reply, and the plant is asked again three minutes later.
+it a failure, and the SuperNode drops the reply.
 
 *Later*: a full disk or a locked database is "try again" (503), which every part of Flower does. Its
 own answer (500) ends the thread of a SuperNode that says that it lives, and loses replies.
@@ -128,6 +132,38 @@ def again(give: Give) -> Give:
     return given
 
 
+def leaving(give: Give) -> Give:
+    """Return a way to give messages to a node that ends the uploads which that node has left."""
+
+    def given(self: SqlLinkState, node_id: int, limit: int | None, **rest: Any) -> list[Message]:
+        if left := unfinished(self, node_id):
+            log.warning("node %d has left %d replies unfinished", node_id, len(left))
+            with self.session() as session:
+                chosen = update(ObjectPushSession).where(ObjectPushSession.session_id.in_(left))
+                session.execute(chosen.values(expires_at=now()))
+        return give(self, node_id, limit, **rest)
+
+    return given
+
+
+def unfinished(state: SqlLinkState, node: int) -> list[str]:
+    """Return the sessions in which a node's replies have not come up whole."""
+    query = (
+        select(ObjectPushSession.session_id)
+        .join(
+            ObjectPushSessionRoot,
+            ObjectPushSessionRoot.session_id == ObjectPushSession.session_id,
+        )
+        .join(MessageRes, MessageRes.message_id == ObjectPushSessionRoot.root_object_id)
+        .where(
+            MessageRes.src_node_id == uint64_to_int64(node),
+            ObjectPushSession.expires_at > now(),
+        )
+    )
+    with state.session() as session:
+        return [str(ident) for ident in session.scalars(query)]
+
+
 def repeated(keep: Keep) -> Keep:
     """Return a way to take pieces for which one that is there already is no failure."""
 
@@ -207,7 +243,7 @@ def main() -> None:
     _set(vars(node_auth), "TIMESTAMP_TOLERANCE", int(TOLERANCE.total_seconds()))
     _set(vars(config_loader), "ObjectStoreFactory", store_in(Path(os.environ[VARIABLE]) / OBJECTS))
     setattr(SqlLinkState, KEEP, repeated(getattr(SqlLinkState, KEEP)))
-    setattr(SqlLinkState, GIVE, again(getattr(SqlLinkState, GIVE)))
+    setattr(SqlLinkState, GIVE, leaving(again(getattr(SqlLinkState, GIVE))))
     names = vars(importlib.import_module("flwr.superlink.main"))
     _set(names, TRANSLATOR, later(names[TRANSLATOR]))
     setattr(SqlLinkState, TAKE, whole(getattr(SqlLinkState, TAKE)))

@@ -139,6 +139,24 @@ def test_one_whose_upload_stands_still_is_handed_out_and_then_an_error(
     assert line.state.get_object(line.run, missing[0]) is None  # what the ServerApp is told
 
 
+def test_a_node_that_asks_for_a_message_has_left_its_upload(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give = superlink.leaving(SqlLinkState.get_message_ins)
+    monkeypatch.setattr(SqlLinkState, superlink.GIVE, give)
+    line.begin(0)()
+    upload = line.begin(1)
+    upload()
+    assert line.take() == []
+    line.state.get_message_ins(line.nodes[0], 1)
+    assert line.take() == [0]  # in part: the ServerApp finds a piece missing, and asks again
+    for _ in range(line.pieces - 1):
+        upload()
+    assert line.take() == [1]
+    line.state.get_message_ins(line.nodes[1], 1)  # nothing left of one that is all there
+    assert line.take() == []
+
+
 def test_what_is_replaced_is_there() -> None:
     assert callable(vars(SqlLinkState)[superlink.TAKE])
     assert "ObjectStoreFactory" in vars(config_loader)
