@@ -20,7 +20,7 @@ from torch import Tensor
 from client.tasks.classes import Classes
 from client.tasks.data import PlantData, Progress, Unlabelled
 from client.tasks.meaning import Meaning
-from client.tasks.split import Quota, Split, keys, split
+from client.tasks.split import Quota, Split, groups_of, keys, split
 from client.tasks.texts import Row, read_rows, text_files
 from client.tasks.tokens import Hashing, Tokeniser, Vocabulary, normalised
 from common.agreed import ENCODER, at_plant, check, encoder_folder
@@ -106,9 +106,11 @@ class TextTask(Classes):
         texts = [row.text for row in found.rows]
         words = [normalised(text) for text in texts]
         settings = self.settings
+        ranks = keys([None] * len(words), words, seed=settings.seed)
+        groups = groups_of(ranks)
         parts = split(
             found.labels,
-            keys([None] * len(words), words, seed=settings.seed),
+            ranks,
             classes=found.classes,
             quota=Quota(
                 seed=settings.seed,
@@ -128,6 +130,7 @@ class TextTask(Classes):
             validation=torch.from_numpy(validation),
             test=torch.from_numpy(parts.test),
             folds=tuple((torch.from_numpy(a), torch.from_numpy(b)) for a, b in parts.folds),
+            groups=None if groups is None else torch.from_numpy(groups),
             classes=found.classes,
             good=settings.good,
             fingerprint=hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16],

@@ -92,6 +92,18 @@ def test_repeated_texts_do_not_make_a_label_frequent(load: Load) -> None:
     assert data.classes == ("Cab", "Pump")
 
 
+def test_texts_of_the_same_words_are_one_evidence(load: Load) -> None:
+    rows = [*orders("Pump", 20), *orders("Cab", 20)]
+    assert load(rows).groups is None
+    data = load([*rows, ("Pump leaks hard!", "Pump"), ("pump LEAKS hard", "Pump")])
+    assert data.groups is not None
+    words = [normalised(text) for text in data.texts]
+    twins = [place for place, one in enumerate(words) if one == normalised("pump leaks hard")]
+    assert len(twins) == 2
+    assert len(data.groups.unique()) == len(words) - 1
+    assert data.groups[twins[0]] == data.groups[twins[1]]
+
+
 def test_only_the_classes_asked_for_are_used(load: Load) -> None:
     rows = [*orders("Pump", 20), *orders("Cab", 20), *orders("A", 20)]
     data = load(rows, classes=["Pump", "Cab"])
