@@ -222,10 +222,6 @@ round of the same run that was not as expected. Seconds are from the case's begi
 round, on a machine that other work kept busy: the quickest round took {normal:.0f}. {count} cases,
 {odd} not as expected, {missing} not run.
 
-*A plant is revoked while it trains* came too late here: the command took longer than the round on
-a busy machine, so the plant had been counted. That a commit refuses who was revoked meanwhile is
-shown in `tests/server/test_server_chain.py`.
-
 The named moments: *order sent* (the round's order goes out), *training* (the daemon has handed it
 to the training process), *reply filed* (the answer is in the plant's outbox), *reply on its way*
 (200 kB of 1.4 MB are up), *commit* (the release's file is there, its row may not be), *between

@@ -5,9 +5,9 @@ Quorum 2 of 3, 150 s a round.
 
 from __future__ import annotations
 
-import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -21,18 +21,25 @@ HOSTILE = Path(__file__).with_name("hostile_plant.py")
 DEADLINE = 150.0
 
 
+@contextmanager
+def standing_still(scene: Scene, role: str) -> Iterator[None]:
+    """Let a process of the plant stand still from its training on."""
+    at(STAGES["training"](scene), what="training")
+    found = scene.plant.processes(role)
+    for process in found:
+        process.suspend()
+    yield
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+
+
 def hung(role: str) -> Case:
     """A process that stands still for the rest of the round."""
 
     def inject(scene: Scene) -> None:
-        at(STAGES["training"](scene), what="training")
-        found = scene.plant.processes(role)
-        for process in found:
-            process.send_signal(signal.SIGSTOP)
-        scene.close(scene.round)
-        for process in found:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGCONT)
+        with standing_still(scene, role):
+            scene.close(scene.round)
 
     what = {"worker": "training hangs", "daemon": "the daemon hangs"}[role]
     return Case(f"{what} for a whole round", inject, expect="committed, 2 of 3.*ash")
@@ -87,9 +94,9 @@ def spoiled(kind: str, what: str, expect: str) -> list[Case]:
 
 
 def revoked(scene: Scene) -> None:
-    """Revoke a plant while it trains."""
-    at(STAGES["training"](scene), what="training")
-    scene.centre.command("revoke", str(scene.centre.folder), "ash", "--reason", "a test")
+    """Revoke a plant while it trains, which takes longer than the command."""
+    with standing_still(scene, "worker"):
+        scene.centre.command("revoke", str(scene.centre.folder), "ash", "--reason", "a test")
 
 
 def readmitted(scene: Scene) -> str:
