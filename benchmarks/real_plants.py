@@ -37,7 +37,7 @@ from client.tasks.metrics import (
     paired_mean_interval,
 )
 from client.tasks.split import FEW_LABELS
-from common.config import FederationConfig
+from common.config import FederationConfig, PlantSection
 from common.errors import DataError
 from common.files import load_tensors, read_json, save_tensors, write_json
 from server.state.store import history
@@ -132,10 +132,12 @@ def run_cell(name: str, method: str, seed: int, *, out: Path) -> None:
     case = CASES[name]
     place = out / "runs" / name / str(seed)
     alone = method == "alone"
+    data = _data(case, out)
+    settings = config(case, method="fedper" if alone else method, seed=seed)
     plan = Plan(
-        config=config(case, method="fedper" if alone else method, seed=seed),
+        config=settings.model_copy(update={"plants": settings.plants | _rare(case, data)}),
         base=Path(),
-        data=_data(case, out),
+        data=data,
         out=place / method,
         plants=case.plants,
         resume=True,
@@ -166,6 +168,19 @@ def _data(case: Case, out: Path) -> Path:
         whole = DATA / "images" / "neu_steel"
         split_product(whole, folder, plants=plants, labels=labels, cameras=True, seed=0)
     return folder
+
+
+def _rare(case: Case, data: Path) -> dict[str, PlantSection]:
+    """Leave out, at each plant of a split, the classes that have no image beside the labelled."""
+    if case.split is None:
+        return {}
+    found = {}
+    for plant in (folder for folder in sorted(data.iterdir()) if folder.is_dir()):
+        sizes = {one.name: len(list(one.iterdir())) for one in sorted(plant.iterdir())}
+        enough = tuple(name for name, size in sizes.items() if size > case.labels)
+        if len(enough) < len(sizes):
+            found[plant.name] = PlantSection(classes=enough)
+    return found
 
 
 def _write(path: Path, found: SeedRun, *, seconds: float) -> None:
