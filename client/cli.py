@@ -73,12 +73,12 @@ def join(
 
     Example: transferline-plant join --token TOKEN --data /data/line-3 --dir ./plant-a
     """
+    invitation = Token.parse(sys.stdin.readline() if token == "-" else token)
     with loading():
         from client.joining import joining  # noqa: PLC0415  loads torch and grpc
 
-    line = sys.stdin.readline() if token == "-" else token
     entry = joining.Entry(
-        token=Token.parse(line),
+        token=invitation,
         folder=folder,
         data=data,
         link_user=link_user,
