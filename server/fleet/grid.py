@@ -7,7 +7,8 @@ first is used while the last still trains, and one vector at a time is held.
 
 An error at a node comes back as a reply with outcome ``failed``; it never ends a round. Where only
 the way to the plant failed (node away, bridge or daemon killed), the same order is sent again once
-the node is back: the plant joins it to the training in progress, or answers from its outbox.
+the node is back: the plant joins it to the training in progress, or answers from its outbox. Nobody
+waits for a plant that is revoked meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from common.secagg.messages import Call, Said
 from common.wire.messages import pack_call, pack_order
 from common.wire.parts import Parts
 from server.fleet.errands import Errand
-from server.fleet.names import Enrolled, Greeted, Names, Roster
+from server.fleet.names import Enrolled, Greeted, Member, Names, Roster
 from server.fleet.records import failed, read_reply, read_said, to_record
 
 POLL = 0.5  #: seconds between two looks for replies; each costs SuperLink some milliseconds
@@ -35,6 +36,7 @@ LATE = 30.0  #: seconds that a message outlives its deadline
 #: Flower's codes for a reply that was lost with a message, its reply, a node or a bridge, and ours
 #: for a bridge that did not reach its daemon. The plant itself has not answered.
 LOST = frozenset({3, 4, 5, 8, 101})
+NOT_ENROLLED = "the plant is no longer enrolled"
 
 
 class Envelope(Protocol):
@@ -160,13 +162,24 @@ class GridFleet:
         started = time.monotonic()
         while errands and (spent := time.monotonic() - started) < seconds:
             self._send([errand for errand in errands if errand.due], ttl=max(1.0, seconds + LATE))
+            struck = self._struck(errands)
             for errand in list(errands):
-                message = self._collect(errand)
-                if message is not None or errand.hopeless:
+                message = None if errand in struck else self._collect(errand)
+                if message is not None or errand.hopeless or errand in struck:
                     errands.remove(errand)
                     yield errand, message
             if errands:
                 time.sleep(min(SLOW_POLL, POLL + spent / 100))
+
+    def _struck(self, errands: list[Errand]) -> set[Errand]:
+        """Return errands to nodes that are no longer on the roster: their plant was revoked."""
+        if self._roster is None:
+            return set()
+        roster = self._roster()
+        struck = {one for one in errands if one.node and not _is(roster, one)}
+        for errand in struck:
+            errand.reason = NOT_ENROLLED
+        return struck
 
     def _sealed_call(self, call: Call, plant: str) -> Parts:
         parts = pack_call(call)
@@ -217,10 +230,16 @@ class GridFleet:
         if envelope is None or message.has_error():
             return read_reply(message, order, plant)
         assert self._roster is not None, "seals need a roster"
-        member = self._roster().get(errand.node)
-        if member is None or member.name != plant:
-            return failed(order, plant, "the plant is no longer enrolled")
-        fingerprint = member.fingerprint
+        roster = self._roster()
+        if not _is(roster, errand):
+            return failed(order, plant, NOT_ENROLLED)
+        fingerprint = roster[errand.node].fingerprint
         return read_reply(
             message, order, plant, lambda p: envelope.open(p, fingerprint=fingerprint)
         )
+
+
+def _is(roster: Mapping[int, Member], errand: Errand) -> bool:
+    """Whether the node that an errand went to is its plant's."""
+    member = roster.get(errand.node)
+    return member is not None and member.name == errand.plant

@@ -160,6 +160,19 @@ def test_who_was_revoked_meanwhile_does_not_count(enrolled: Enrolled) -> None:
     assert (reply.outcome, reply.reason) == (Outcome.FAILED, "the plant is no longer enrolled")
 
 
+def test_who_is_revoked_while_it_trains_is_not_waited_for(enrolled: Enrolled) -> None:
+    def cut_off(message: Message) -> Message:
+        enrolled.roster.pop(message.metadata.dst_node_id)
+        enrolled.nodes.stop.wait()  # its answer never comes
+        return Message(Error(5, "too late"), reply_to=message)
+
+    enrolled.answer = cut_off  # type: ignore[method-assign]
+    started = time.monotonic()
+    reply = enrolled.ask("ash", deadline=300.0)["ash"]
+    assert (reply.outcome, reply.reason) == (Outcome.FAILED, "the plant is no longer enrolled")
+    assert time.monotonic() - started < 60
+
+
 @pytest.mark.parametrize("code", [3, 5, 8, 101])
 def test_a_lost_reply_is_asked_for_again(
     enrolled: Enrolled, monkeypatch: pytest.MonkeyPatch, code: int
