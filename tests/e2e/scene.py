@@ -111,9 +111,9 @@ def play(scene: Scene, case: Case) -> Seen:
         said = case.inject(scene) or ""
         ok = bool(re.search(case.expect, said))
         return Seen(name=case.name, outcome=said, seconds=since(started), ok=ok)
-    number = scene.next_round()
+    scene.next_round()
     said = case.inject(scene) or ""
-    closed = scene.close(number)
+    closed = scene.close(scene.round)
     outcome = f"{said}; {scene.words(closed)}" if said else scene.words(closed)
     ok = re.search(case.expect, outcome) if case.expect else scene.whole(closed)
     return Seen(
@@ -121,7 +121,7 @@ def play(scene: Scene, case: Case) -> Seen:
         outcome=outcome,
         seconds=since(started),
         ok=bool(ok),
-        round=number,
+        round=scene.round,
         release=closed["result"],
     )
 

@@ -86,6 +86,8 @@ def spoiled(kind: str, what: str, expect: str) -> list[Case]:
             oak.stop()
             oak.program = [sys.executable, str(HOSTILE)]
             oak.start()
+            connected(scene)
+            scene.next_round()
         (oak.folder / "spoil").write_text(kind)
         scene.close(scene.round)
         (oak.folder / "spoil").write_text("")
