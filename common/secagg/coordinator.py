@@ -7,11 +7,13 @@ in. When too few are left the session fails and nothing was learned.
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from itertools import islice
+from itertools import combinations, islice
+from math import comb
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -23,6 +25,7 @@ from common.secagg.encoding import Total, decode
 from common.secagg.keys import commit, pair_key, self_key
 from common.secagg.masks import Words, add_masks
 from common.secagg.member import (
+    BOX,
     CONFIRM,
     CONFIRMED,
     MASKED,
@@ -33,9 +36,10 @@ from common.secagg.member import (
 )
 from common.secagg.roster import Roster, raw
 from common.secagg.terms import Terms, listed
-from common.signing import Sealed, Signer, open_seal, seal
+from common.signing import SEAL_LIMIT, Sealed, Signer, open_seal, seal
 
-TRIES = 200  #: choices of shares before a secret is given up
+TRIES = 256  #: choices of shares before a secret is given up: all that there are up to 12 plants
+ROOM = SEAL_LIMIT - 2**16  #: characters that confirmations may take in the request to unmask
 
 
 class Coordinator:
@@ -89,8 +93,10 @@ class Coordinator:
         others = [one for one in self.roster.plants if one != plant]
         if raw(fields, "roster", size=32) != self.roster.hash or not isinstance(boxes, dict):
             raise AggregationError("shares must be for this roster, got others")
-        if sorted(boxes) != listed(others) or not all(isinstance(x, str) for x in boxes.values()):
+        if sorted(boxes) != listed(others):
             raise AggregationError("shares must be one ciphertext for each other plant")
+        for other in boxes:  # whether it opens, the plant that it is for will say
+            raw(boxes, other, size=BOX)
         self._boxes[plant] = boxes
         return plant
 
@@ -167,8 +173,12 @@ class Coordinator:
     def take_confirmation(self, text: str) -> bytes:
         """Keep one survivor's signature on the set."""
         plant, fields = self._open(text, CONFIRMED)
-        if plant not in self._masked or fields.get("survivors") != listed(self.survivors):
-            raise AggregationError("confirmation must be of a survivor, for this set")
+        self._check_survivor(plant, fields, {"survivors"})
+        if fields["survivors"] != listed(self.survivors):
+            raise AggregationError("confirmation must be of the set that was asked for")
+        # One that is padded would leave no room for the others in what every survivor must read.
+        if len(json.dumps(text)) * self.roster.threshold > ROOM:
+            raise AggregationError(f"confirmation must be short, got {len(text)} characters")
         self._confirmations[plant] = text
         return plant
 
@@ -189,10 +199,9 @@ class Coordinator:
     def take_unmasked(self, text: str) -> bytes:
         """Keep one survivor's shares."""
         plant, fields = self._open(text, UNMASKED)
-        if plant not in self._masked:
-            raise AggregationError("shares must be of a survivor")
+        self._check_survivor(plant, fields, {"b", "s"})
         index = self.roster.index(plant)
-        b, s = fields.get("b"), fields.get("s")
+        b, s = fields["b"], fields["s"]
         if not isinstance(b, dict) or not isinstance(s, dict):
             raise AggregationError("shares must be listed by plant")
         if sorted(b) != listed(self.survivors) or sorted(s) != listed(self.dropped):
@@ -254,7 +263,11 @@ class Coordinator:
     ) -> bytes:
         """Return a secret that fits, trying one choice of shares after another."""
         needed = self.roster.threshold
-        for chosen in islice(_choices(sorted(held), needed), TRIES):
+        # Who lied before comes last.
+        indices = sorted(
+            held, key=lambda one: (self.roster.adverts[one - 1].name in self.liars, one)
+        )
+        for chosen in islice(_choices(indices, needed), TRIES):
             secret = shares.recover({index: held[index] for index in chosen}, threshold=needed)
             if secret is not None and fits(secret):
                 self._name_liars(held, chosen)
@@ -270,6 +283,18 @@ class Coordinator:
             sound = {one: held[one] for one in chosen}
             if shares.at(sound, index) != held[index]:
                 self.liars.add(self.roster.adverts[index - 1].name)
+
+    def _check_survivor(
+        self, plant: bytes, fields: Mapping[str, object], wanted: Collection[str]
+    ) -> None:
+        """Refuse here what other plants would refuse, so that it costs its sender alone."""
+        assert self._terms is not None
+        if plant not in self._masked:
+            raise AggregationError("answer must be of a survivor")
+        if fields.keys() != {"sid", "order", *wanted}:
+            raise AggregationError(f"answer must have the fields {sorted(wanted)}, got others")
+        if raw(fields, "order", size=32) != self._terms.hash:
+            raise AggregationError("answer must be for this order, got one for another")
 
     def _request(self, kind: str, fields: Mapping[str, object]) -> str:
         assert self._terms is not None
@@ -293,7 +318,13 @@ class Coordinator:
 
 
 def _choices(indices: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
-    """Yield the first choice, then choices by lot: one wrong share spoils most that are near."""
+    """Yield all choices where they are few; else the first, then others by lot.
+
+    By lot because one wrong share spoils most of the choices that are near.
+    """
+    if comb(len(indices), count) <= TRIES:
+        yield from combinations(indices, count)
+        return
     yield tuple(indices[:count])
     lot = random.Random(0)  # which is tried first is no secret
     while True:

@@ -291,15 +291,18 @@ def decode(words: Words, *, encoding: Encoding, survivors: int) -> Total:
         )
     if not survivors <= weight <= survivors * encoding.max_weight:
         raise AggregationError(f"the sum's weight must fit {survivors} plants, got {weight}")
-    numbers = np.empty((encoding.per_word, encoding.packed), np.int64)
-    ones = np.uint64(2**encoding.field - 1)
+    vector = np.empty(encoding.per_word * encoding.packed)
+    ones, offset = np.uint64(2**encoding.field - 1), survivors * 2 ** (encoding.bits - 1)
+    steps = 0
     for place in range(encoding.per_word):
-        numbers[place] = (words[: encoding.packed] >> np.uint64(place * encoding.field)) & ones
-    flat = numbers.ravel()[: encoding.size]
-    flat -= survivors * 2 ** (encoding.bits - 1)
-    steps = int(np.abs(flat).max())
+        for start in range(0, encoding.packed, CHUNK):
+            chunk = words[start : min(start + CHUNK, encoding.packed)]
+            fields = ((chunk >> np.uint64(place * encoding.field)) & ones).view(np.int64)
+            fields -= offset
+            steps = max(steps, int(np.abs(fields).max()))
+            first = place * encoding.packed + start
+            vector[first : first + fields.size] = fields
     if steps > survivors * encoding.steps:
         raise AggregationError("a field of the sum is out of its range; a plant broke the encoding")
-    vector = flat.astype(np.float64)
     vector *= encoding.bound * encoding.max_weight / encoding.steps
-    return Total(vector=vector, weight=weight, clipped=clipped, steps=steps)
+    return Total(vector=vector[: encoding.size], weight=weight, clipped=clipped, steps=steps)

@@ -18,6 +18,7 @@ from common.errors import AggregationError
 from common.secagg.transcript import SessionId, derive, enc
 
 NONCE = bytes(12)  #: each share key encrypts once
+TAG = 16  #: bytes by which a ciphertext is longer
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -27,7 +27,7 @@ from common.errors import AggregationError, TransferlineError
 from common.pki import Role, Trust
 from common.secagg import shares
 from common.secagg.encoding import Packer, Vector
-from common.secagg.keys import Secrets, decrypt, encrypt, pair_key, self_key, share_key
+from common.secagg.keys import TAG, Secrets, decrypt, encrypt, pair_key, self_key, share_key
 from common.secagg.limits import Limits, Record
 from common.secagg.masks import Words, add_masks
 from common.secagg.roster import ADVERT, FEWEST, Roster, plants_of, raw
@@ -38,6 +38,7 @@ from common.signing import Signer, open_seal, seal
 SHARES, MASKED = "secagg shares", "secagg masked"
 CONFIRM, CONFIRMED = "secagg confirm", "secagg confirmed"
 UNMASK, UNMASKED = "secagg unmask", "secagg unmasked"
+BOX = 2 * shares.SHARE + TAG  #: bytes of a ciphertext: a share of each secret
 
 
 class State(StrEnum):
@@ -301,9 +302,13 @@ class Session:
             way = (plant, self._plant)
             key = share_key(secrets.c, roster.advert(plant).c, roster=roster.hash, way=way)
             about = (self.sid.to_bytes(), roster.hash, *way)
-            plain = decrypt(key, raw(boxes, plant.hex()), about=about)
-            if len(plain) != 2 * shares.SHARE:
-                raise AggregationError("a share must have its length, got another")
+            try:
+                plain = decrypt(key, raw(boxes, plant.hex(), size=BOX), about=about)
+            except AggregationError as error:
+                name = roster.advert(plant).name
+                raise AggregationError(
+                    f"what plant {name} shared with this one: {error}"
+                ) from error
             received[plant] = (plain[: shares.SHARE], plain[shares.SHARE :])
         return received
 
@@ -368,7 +373,7 @@ class Session:
 
 def hash_of(words: Words) -> str:
     """Return SHA-256 of words as little-endian bytes, hex."""
-    return digest("payload", words.astype("<u8", copy=False).tobytes()).hex()
+    return digest("payload", words.astype("<u8", copy=False).data).hex()
 
 
 def _raw_key(secrets: Secrets) -> bytes:

@@ -23,7 +23,7 @@ import numpy as np
 
 from common.errors import AggregationError, IdentityError, TransferlineError
 from common.forms import Linear, Turn, linear_of
-from common.orders import Reply
+from common.orders import Outcome, Reply
 from common.secagg.coordinator import Coordinator
 from common.secagg.encoding import Encoding, Total
 from common.secagg.messages import Beside, Call, Masked, Setup
@@ -52,7 +52,8 @@ class SumMean:
 
     def result(self) -> Vector:
         """Return the sum over its weight, float32, lifted out of the form that was summed in."""
-        mean: Vector = (self.total.vector / self.total.weight).astype(np.float32)
+        total, mean = self.total, np.empty(self.total.vector.shape, np.float32)
+        np.divide(total.vector, total.weight, out=mean, casting="same_kind")
         return self.form.lift(mean)
 
 
@@ -88,7 +89,7 @@ class Sum:
         except AggregationError as error:
             why = f"{AggregationError.code}: {error}"
             tally = self._tally(lambda reply, update: 0, words=1, asked=(), why=why)
-            return _broken(tally, "set-up", error)
+            return self._broken(tally, "set-up", error)
         return self._hold(centre)
 
     def _hold(self, centre: Coordinator) -> Tally:
@@ -115,7 +116,7 @@ class Sum:
             self._check_grid(total, plants=len(centre.survivors))
         except AggregationError as error:
             self._note(centre, tally)
-            return _broken(tally, stage, error)
+            return self._broken(tally, stage, error)
         tally.mean = SumMean(total=total, form=self._form)
         self._note(centre, tally)
         tally.summed |= {"weight": total.weight, "clipped": total.clipped, "steps": total.steps}
@@ -301,8 +302,11 @@ class Sum:
         if centre.liars:
             log.warning("round %d: wrong shares of %s", self._order.round, sorted(centre.liars))
 
-
-def _broken(tally: Tally, stage: str, error: TransferlineError) -> Tally:
-    tally.reason = f"secure sum broken off at {stage}: {error}"
-    tally.summed |= {"broken": stage}
-    return tally
+    def _broken(self, tally: Tally, stage: str, error: TransferlineError) -> Tally:
+        tally.reason = f"secure sum broken off at {stage}: {error}"
+        # Who was lost before has a row that says so; these have one that says that they masked.
+        masked = {row.plant for row in tally.rows.values() if row.outcome == Outcome.DONE}
+        if late := sorted(masked & self._contact.lost.keys()):
+            tally.reason += f"; lost after masking: {', '.join(late)}; the log says why"
+        tally.summed |= {"broken": stage}
+        return tally

@@ -22,7 +22,7 @@ from server.chain import Place
 from server.federation import Federation
 from server.seals import Papers
 from tests.server.postgres import Server, running
-from tests.server.sums import NAMES, Run
+from tests.server.sums import MORE, Run
 
 SCHEMA = Schema({"backbone.a": (40, 3), "backbone.norm": (7,), "backbone.b": (11,)})
 TRAVELLING = frozenset({"backbone.a", "backbone.b"})
@@ -215,6 +215,6 @@ def run(centre: Any, keys: Any, tmp_path: Path) -> Callable[..., Run]:
     """Return ``run(count=5, **policy)``."""
 
     def make(count: int = 5, **policy: Any) -> Run:
-        return Run(centre, keys, tmp_path / "desks", names=NAMES[:count], **policy)
+        return Run(centre, keys, tmp_path / "desks", names=MORE[:count], **policy)
 
     return make

@@ -29,6 +29,7 @@ from server.state.store import history
 from simulation.desks import refused
 
 NAMES = ("ash", "elm", "fir", "oak", "yew")
+MORE = (*NAMES, "yucca", "zelkova")
 BITS, BOUND = 20, 4.0
 STEADY = ["order", "unmask"]  #: exchanges of a round
 STAGES = ("unmask", "confirm", "setup", "hello")

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from common.pki import Role
+from common.secagg.member import CONFIRMED, SHARES, UNMASKED
 from common.secagg.messages import Masked
 from common.secagg.roster import ADVERT
 from common.signing import seal
-from tests.server.sums import NAMES, Run, Stage
+from tests.server.sums import MORE, NAMES, Run, Stage, at
 
 
 def test_a_reply_that_is_not_masked_is_refused(run: Callable[..., Run]) -> None:
@@ -152,3 +153,100 @@ def test_a_certificate_that_ends_in_mid_round_costs_its_plant_alone(
         found.check_sum(number, left, cohort=len(left))
     for number in range(first, 4):
         assert "certificate of ash must be valid at" in rows[number]["replies"]["ash"]["reason"]
+
+
+def forged(
+    kind: str, change: Callable[[dict[str, Any]], Any], text: str, run: Run, who: str
+) -> str:
+    """Return a message of a plant with other fields, soundly signed."""
+    fields = json.loads(text)["fields"]
+    change(fields)
+    return seal(kind, fields, signer=run.plants.signers[who])
+
+
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        ("confirm", lambda fields: fields.update(order="00" * 32)),
+        ("confirm", lambda fields: fields.update(survivors=fields["survivors"][1:])),
+        ("confirm", lambda fields: fields.update(padding="x" * 500_000)),
+        ("unmask", lambda fields: fields.update(order="00" * 32)),
+        ("unmask", lambda fields: fields.update(b=dict.fromkeys(fields["b"], "00"))),
+    ],
+)
+@pytest.mark.parametrize("count", [5, 7])
+def test_a_liar_among_the_survivors_is_lost_alone(
+    run: Callable[..., Run],
+    caplog: pytest.LogCaptureFixture,
+    count: int,
+    stage: str,
+    change: Callable[[dict[str, Any]], Any],
+) -> None:
+    """Elm drops out and yew lies: two of seven may be lost, of five only one."""
+    found = run(count)
+    kind, said = {"confirm": (CONFIRMED, "confirmed"), "unmask": (UNMASKED, "unmasked")}[stage]
+
+    def spoil(at_stage: Stage, plant: str, answer: Any) -> Any:
+        if at_stage != Stage(round=2, name=stage) or plant != "yew":
+            return answer
+        lie = forged(kind, change, getattr(answer, said), found, plant)
+        return answer.model_copy(update={said: lie})
+
+    found.plants.kills = at("order", ["elm"])
+    found.plants.spoil = spoil
+    found.hold()
+    assert [record for record in caplog.messages if "yew: " in record]
+    row = found.rounds[2]
+    if count == 7:
+        found.check_sum(2, [name for name in MORE if name != "elm"], cohort=7)
+    else:
+        assert row["outcome"] == "skipped"
+        assert "lost after masking: yew" in row["reason"]
+    names = MORE[:count]
+    found.check_sum(3, names, cohort=count)
+
+
+@pytest.mark.parametrize("box", ["00", "no hexadecimal", "00" * 81])
+def test_ciphertexts_that_cannot_be_any_cost_their_sender_alone(
+    run: Callable[..., Run], box: str
+) -> None:
+    found = run()
+
+    def spoil(stage: Stage, plant: str, answer: Any) -> Any:
+        if stage != Stage(round=1, name="setup") or plant != "yew":
+            return answer
+        lie = forged(
+            SHARES, lambda f: f.update(boxes=dict.fromkeys(f["boxes"], box)), answer.shares, found,
+            plant,
+        )  # fmt: skip
+        return answer.model_copy(update={"shares": lie})
+
+    found.plants.spoil = spoil
+    found.hold()
+    assert "field" in found.rounds[1]["replies"]["yew"]["reason"]
+    found.check_sum(1, NAMES[:4], cohort=4)
+
+
+def test_ciphertexts_that_do_not_open_name_their_sender(run: Callable[..., Run]) -> None:
+    """The centre cannot look into them: the round is skipped, and plants say whose they are."""
+    found = run()
+
+    def spoil(stage: Stage, plant: str, answer: Any) -> Any:
+        if stage != Stage(round=1, name="setup") or plant != "yew":
+            return answer
+        lie = forged(
+            SHARES,
+            lambda f: f.update(boxes={one: box[:-2] + "00" for one, box in f["boxes"].items()}),
+            answer.shares,
+            found,
+            plant,
+        )
+        return answer.model_copy(update={"shares": lie})
+
+    found.plants.spoil = spoil
+    found.hold()
+    row = found.rounds[1]
+    assert row["outcome"] == "skipped"
+    for name in NAMES[:4]:
+        assert "what plant yew shared with this one" in row["replies"][name]["reason"]
+    found.check_sum(2, NAMES, cohort=5)
