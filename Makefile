@@ -45,5 +45,5 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "cannot make $(VENV) with $(PYTHON): on Debian, apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -c constraints.txt -e '.[sim,postgres,dp,series,text,tables,optimise,dev]'
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -c constraints.txt -e '.[sim,postgres,series,text,tables,optimise,dev]'
 	@touch $@

@@ -26,9 +26,6 @@ Vector = npt.NDArray[np.float32]
 ONE, MARK = 1, 0x5EC_A66  #: the constant lanes
 LANES = 4
 _MOST = 100  #: plants
-_EXACT = 2**22  #: whole numbers up to it fit below `_MAGIC`
-_MAGIC = np.float32(3 * 2**22)  #: from 2^23 to 2^24 a float32 is a whole number
-_MAGIC_BITS = int(_MAGIC.view(np.int32))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,46 +150,31 @@ class Packer:
             words[first:stop] = lanes[first - encoding.packed : stop - encoding.packed]
 
     def _pack(self, words: Words, start: int) -> None:
-        """Encode what the words from ``start`` on hold: a field is a stretch of the vector."""
-        encoding, scratch = self._encoding, self._scratch(words.size)
-        if self._quick:
-            self._pack_quickly(words, start, scratch)
-            return
+        """Encode what the words from ``start`` on hold: a field is a stretch of the vector.
+
+        Added to a `_Number`'s magic, a value has no bits left for fractions: it is rounded to the
+        nearest whole number, which then lies in its lowest bits, above those of the magic as an
+        integer. The sum of what is too much in each field is taken off in the end, modulo 2^64.
+        """
+        encoding, number = self._encoding, self._number
+        scratch = self._scratch(words.size)
+        factor, edge = number.type(self._factor), number.type(self._edge)
+        clamps = self._largest * self._factor > self._edge - 1
+        excess, surplus = number.bits - 2 ** (encoding.bits - 1), 0
         for place in range(encoding.per_word):
             first = place * encoding.packed + start
             values = self._vector[first : first + words.size]
             target = words if place == 0 else scratch.words[: words.size]
-            # Not negative, so the signed conversion, for which processors have an instruction.
-            whole = self._integers(values, scratch)
-            np.copyto(target[: values.size].view(np.int64), whole, casting="unsafe")
-            target[values.size :] = self._zero  # past the end of the vector
-            if place:
-                np.left_shift(target, np.uint64(place * encoding.field), out=target)
-                np.bitwise_or(words, target, out=words)
-
-    def _pack_quickly(self, words: Words, start: int, scratch: _Scratch) -> None:
-        """Do the same in fewer steps, where every whole number is small.
-
-        Added to `_MAGIC`, a float32 has no bits left for fractions: it is rounded to the nearest
-        whole number, which then lies in its lowest bits, above those of `_MAGIC` as an integer. The
-        sum of what is too much in each field is taken off in the end, modulo 2^64.
-        """
-        encoding, excess = self._encoding, _MAGIC_BITS - self._zero
-        factor, edge = np.float32(self._factor), np.float32(self._edge)
-        clamps = self._largest * self._factor > self._edge - 1
-        surplus = 0
-        for place in range(encoding.per_word):
-            first = place * encoding.packed + start
-            values = self._vector[first : first + words.size]
-            scaled = scratch.scaled[: words.size]
+            wide = number is _DOUBLE
+            scaled = target.view(np.float64) if wide else scratch.single[: words.size]
             np.multiply(values, factor, out=scaled[: values.size])
             scaled[values.size :] = 0  # past the end of the vector
-            if clamps:
+            if clamps:  # after scaling: rounding must not step over the edge
                 np.minimum(scaled, edge, out=scaled)
                 np.maximum(scaled, -edge, out=scaled)
-            np.add(scaled, _MAGIC, out=scaled)
-            target = words if place == 0 else scratch.words[: words.size]
-            np.copyto(target.view(np.int64), scaled.view(np.int32))
+            np.add(scaled, number.magic, out=scaled)
+            if not wide:
+                np.copyto(target.view(np.int64), scaled.view(np.int32))
             if place:
                 np.left_shift(target, np.uint64(place * encoding.field), out=target)
                 np.add(words, target, out=words)
@@ -210,52 +192,44 @@ class Packer:
         """Largest whole number that a value of this plant may become."""
         return int(self._weight / self._encoding.max_weight * self._encoding.steps)
 
+    @property
+    def _number(self) -> _Number:
+        """The shorter one that holds every whole number of this plant, whatever the bits are."""
+        return _SINGLE if self._edge <= _SINGLE.exact else _DOUBLE
+
     def _scratch(self, size: int) -> _Scratch:
         """Return this thread's buffers; fresh ones for each chunk would cost more than the work."""
-        found = getattr(self._buffers, "scratch", None)
+        found: _Scratch | None = getattr(self._buffers, "scratch", None)
         if found is None or found.words.size < size:
-            found = _Scratch(size, double=not (self._small or self._quick))
-            self._buffers.scratch = found
+            found = self._buffers.scratch = _Scratch(size)
         return found
 
-    @property
-    def _zero(self) -> int:
-        return int(2 ** (self._encoding.bits - 1))
 
-    @property
-    def _quick(self) -> bool:
-        """Whether every whole number of this plant is small, whatever the bits are."""
-        return self._edge <= _EXACT
+class _Number:
+    """Floating point in which values are scaled and rounded.
 
-    @property
-    def _small(self) -> bool:
-        """Whether float32 will do: it holds integers up to 2^24 exactly."""
-        return self._encoding.bits <= 24
+    Attributes
+    ----------
+    magic : in the middle of where neighbours are 1 apart; ``bits`` is it, read as an integer.
+    exact : whole numbers up to it, of either sign, may be added to the magic.
+    """
 
-    def _integers(self, values: Vector, scratch: _Scratch) -> npt.NDArray[Any]:
-        """Return values as whole numbers from 0 to 2^bits - 1, in a buffer."""
-        scaled = scratch.scaled[: values.size]
-        number = scaled.dtype.type
-        np.multiply(values, number(self._factor), out=scaled)
-        np.rint(scaled, out=scaled)
-        # Clamped after scaling: rounding must not step over the edge.
-        np.minimum(scaled, number(self._edge), out=scaled)
-        np.maximum(scaled, number(-self._edge), out=scaled)
-        np.add(scaled, number(self._zero), out=scaled)
-        if not self._small:
-            return scaled
-        whole = scratch.whole[: values.size]
-        np.copyto(whole, scaled, casting="unsafe")
-        return whole
+    def __init__(self, kind: type[np.floating[Any]], whole: type[np.integer[Any]]) -> None:
+        self.type, digits = kind, np.finfo(kind).nmant
+        self.magic = kind(3 * 2 ** (digits - 1))
+        self.bits = int(self.magic.view(whole))
+        self.exact = 2 ** (digits - 1)
+
+
+_SINGLE, _DOUBLE = _Number(np.float32, np.int32), _Number(np.float64, np.int64)
 
 
 class _Scratch:
     """Buffers of one chunk."""
 
-    def __init__(self, size: int, *, double: bool) -> None:
+    def __init__(self, size: int) -> None:
         self.words = np.empty(size, np.uint64)
-        self.scaled = np.empty(size, np.float64 if double else np.float32)
-        self.whole = np.empty(size, np.int32)
+        self.single = np.empty(size, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

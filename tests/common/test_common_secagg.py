@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from common.errors import AggregationError, IdentityError, TransferlineError, UpdateError
 from common.pki import Authority, Role, Trust
@@ -33,6 +34,8 @@ from common.signing import Signer, seal
 NOW = datetime.now(UTC)
 SID = SessionId(federation="acme", run="r", round=1, attempt=0)
 SIZE = 37
+#: Whatever float32 holds, beyond the bound and below half a step too.
+VECTORS = arrays(np.float32, SIZE, elements=st.floats(-1e3, 1e3, width=32))
 
 
 @cache
@@ -186,7 +189,9 @@ def test_the_sum_of_the_survivors_is_exact_whoever_drops_out(
     data: st.DataObject, count: int
 ) -> None:
     spare = count - threshold(count)
-    meeting = Meeting(count)
+    meeting = Meeting(count, bits=data.draw(st.integers(8, 32)))
+    meeting.vectors = {plant: data.draw(VECTORS) for plant in meeting.sessions}
+    meeting.weights = {plant: data.draw(st.integers(1, 100)) for plant in meeting.sessions}
     plants = list(meeting.sessions)
     lost = data.draw(st.permutations(plants))[:spare]
     cut = sorted(data.draw(st.lists(st.integers(0, len(lost)), min_size=2, max_size=2)))
@@ -638,6 +643,19 @@ def test_a_wrong_share_is_found_and_its_plant_named() -> None:
     plain = decode(meeting.plain(kept, terms.encoding), encoding=terms.encoding, survivors=6)
     assert np.array_equal(total.vector, plain.vector)
     assert meeting.centre.liars == {one._signer.name}
+
+
+def test_several_wrong_shares_are_found() -> None:
+    """Of ten plants three lie: one choice of seven in 120 is sound."""
+    meeting, terms = until_masked(10)
+    liars = [meeting.sessions[plant] for plant in meeting.centre.survivors[:3]]
+    for one in liars:
+        one._received = {p: (bytes(len(b)), s) for p, (b, s) in one._received.items()}
+    total = meeting.unmask()
+    plain = meeting.plain(terms.cohort, terms.encoding)
+    expected = decode(plain, encoding=terms.encoding, survivors=10)
+    assert np.array_equal(total.vector, expected.vector)
+    assert meeting.centre.liars == {one._signer.name for one in liars}
 
 
 def test_too_many_wrong_shares_abort() -> None:
