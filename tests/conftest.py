@@ -26,11 +26,16 @@ torch.set_num_threads(1)
 HERE = Path(__file__).resolve().parent
 
 
+def real_folder() -> Path:
+    """Return where real industrial data is looked for: ``images/<product>/<class>/*``."""
+    told = os.environ.get("TRANSFERLINE_DATA")
+    return Path(told) if told else HERE.parent.parent / "shared" / "data"
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of real industrial data: ``images/<product>/<class>/*``, ``weights/*``."""
-    told = os.environ.get("TRANSFERLINE_DATA")
-    folder = Path(told) if told else HERE.parent.parent / "shared" / "data"
+    folder = real_folder()
     if not (folder / "images").is_dir():
         pytest.skip(f"no real data in {folder}; set TRANSFERLINE_DATA to a folder with images/")
     return folder

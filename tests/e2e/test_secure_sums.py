@@ -1,6 +1,7 @@
 """A centre and four plants as real processes, summing under masks; plants are killed in mid-round.
 
-What the right sum is, the plants' outboxes say: there each keeps its update in the clear.
+The plants are four of the real products with the real backbone where the real data is, else painted
+ones. What the right sum is, the plants' outboxes say: there each keeps its update in the clear.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from common.files import load_tensors
 from common.secagg.encoding import Encoding, Packer, decode
 from common.secagg.masks import add_masks
 from server.releases import Releases
+from tests.conftest import real_folder
 from tests.e2e.harness import Centre, Plant, deployment, wait_connected
 from tests.e2e.moments import at, round_closed, training
+from tests.e2e.processes import wait_for
 from tests.e2e.undisturbed import settings
 
 NAMES = ("ash", "elm", "oak", "yew")
-BITS, BOUND = 20, 1.0
+PRODUCTS = ("elpv_mono", "magnetic_tile", "neu_steel", "wood_board")
+IMAGES = 20  #: of each class
+BITS, BOUND = 28, 1.0
 SUMS = f"""
 [secure_aggregation]
 enabled = true
@@ -46,16 +51,37 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, small_plants: Path) -> It
     """A centre with four connected plants that accept each other and demand secure sums."""
     root = tmp_path_factory.mktemp("sums")
     data = root / "data"
-    data.mkdir()
-    for name in NAMES:
-        shown = small_plants / name
-        (data / name).symlink_to(shown if shown.exists() else small_plants / "ash")
-    federation = settings(rounds=2, steps=40, deadline=DEADLINE) + SUMS
+    real = real_folder()
+    federation = settings(rounds=2, steps=8 if real.is_dir() else 40, deadline=DEADLINE) + SUMS
+    if real.is_dir():
+        for name, product in zip(NAMES, PRODUCTS, strict=True):
+            take_some(real / "images" / product, data / name)
+        weights = (real / "weights" / "mobilenet_v2_imagenet.safetensors").resolve()
+        for old, new in (
+            ('"shufflenet_v2_x0_5"', '"mobilenet_v2"'),
+            ('weights = "none"', f'weights = "{weights}"'),
+            ("image_size = 32", "image_size = 64"),
+        ):
+            assert old in federation
+            federation = federation.replace(old, new)
+    else:
+        data.mkdir()
+        for name in NAMES:
+            shown = small_plants / name
+            (data / name).symlink_to(shown if shown.exists() else small_plants / "ash")
     with deployment(root, federation=federation, data=data, names=NAMES, proxy=False) as found:
         _, plants = found
         for plant in plants.values():
             plant.replace(r"^#? ?protection = .*$", 'protection = ["secure-aggregation"]')
         yield found
+
+
+def take_some(product: Path, plant: Path) -> None:
+    """Make a plant of the first images of each class."""
+    for folder in sorted(product.iterdir()):
+        (plant / folder.name).mkdir(parents=True)
+        for image in sorted(folder.iterdir())[:IMAGES]:
+            (plant / folder.name / image.name).symlink_to(image.resolve())
 
 
 def accept_each_other(plants: dict[str, Plant]) -> None:
@@ -135,6 +161,30 @@ def test_the_sum_is_right_whoever_is_killed(deployed: Deployed) -> None:
     said = facts(centre, run, 2)
     assert (said["dropped"], said["threshold"]) == (["oak"], 3)
     centre.command("log", str(centre.folder), "verify")
+
+
+def test_a_plant_that_is_gone_once_its_update_came_is_in_the_sum(deployed: Deployed) -> None:
+    """Killed with all its processes between its masked update and the unmasking, and not back."""
+    centre, plants = deployed
+    run = centre.run("--rounds", "1")
+    first = wait_for(
+        lambda: centre.told(run, "ReplyArrived", 1),
+        what="a masked update",
+        seconds=400,
+        period=0.01,
+    )[0]["plant"]
+    assert len(centre.told(run, "ReplyArrived", 1)) < len(NAMES)  # the sum is not held yet
+    plants[first].kill_all()
+    at(round_closed(centre, run, 1), what="round 1")
+    assert not plants[first].is_up()
+    row = centre.rounds(run)[1]
+    assert row["outcome"] == "committed", row
+    said = facts(centre, run, 1)
+    assert (said["dropped"], said["threshold"]) == ([], 3)
+    check_sum(centre, list(plants.values()), run, 1, cohort=4)
+    plants[first].start()
+    assert centre.finish(run) == "finished", centre.output()
+    wait_connected(centre, NAMES)
 
 
 def test_of_three_nobody_may_be_lost(deployed: Deployed) -> None:
