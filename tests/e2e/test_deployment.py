@@ -1,7 +1,8 @@
 """A centre and three plants as real processes: joined, run, killed, and the same in the end.
 
 The measure is the local simulation: the same seed, the same plants' names, so the same hashes of
-every release. All by the commands that people type; see `tests.e2e.harness`.
+every release. Plants have images of real products where the real data is. All by the commands that
+people type; see `tests.e2e.harness`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pytest
 
 from tests.e2e.harness import Centre, Plant, deployment, post, wait_connected
 from tests.e2e.moments import at, committing, filed, round_closed, round_started, training
+from tests.e2e.products import products
 from tests.e2e.undisturbed import settings, undisturbed
 
 NAMES = ("ash", "elm", "oak")
@@ -30,7 +32,8 @@ Deployed = tuple[Centre, dict[str, Plant]]
 def deployed(tmp_path_factory: pytest.TempPathFactory, small_plants: Path) -> Iterator[Deployed]:
     """A centre with three connected plants, and a run in which every process was killed."""
     root = tmp_path_factory.mktemp("deployed")
-    with deployment(root, federation=FEDERATION, data=small_plants, names=NAMES) as found:
+    data = products(root / "data", NAMES, painted=small_plants)
+    with deployment(root, federation=FEDERATION, data=data, names=NAMES) as found:
         centre, plants = found
         run = centre.run()
         kill_at_every_stage(centre, plants, run)
@@ -65,13 +68,10 @@ def kill_at_every_stage(centre: Centre, plants: dict[str, Plant], run: str) -> N
     centre.up()
 
 
-def test_releases_are_those_of_the_simulation(
-    deployed: Deployed, small_plants: Path, tmp_path: Path
-) -> None:
+def test_releases_are_those_of_the_simulation(deployed: Deployed, tmp_path: Path) -> None:
     centre, _ = deployed
-    expected = undisturbed(
-        tmp_path / "local", federation=FEDERATION, data=small_plants, names=NAMES
-    )
+    data = centre.folder.parent / "data"
+    expected = undisturbed(tmp_path / "local", federation=FEDERATION, data=data, names=NAMES)
     assert centre.releases() == expected
 
 

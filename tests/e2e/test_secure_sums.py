@@ -18,15 +18,13 @@ from common.files import load_tensors
 from common.secagg.encoding import Encoding, Packer, decode
 from common.secagg.masks import add_masks
 from server.releases import Releases
-from tests.conftest import real_folder
 from tests.e2e.harness import Centre, Plant, deployment, wait_connected
 from tests.e2e.moments import at, round_closed, training
 from tests.e2e.processes import wait_for
+from tests.e2e.products import products, real_backbone
 from tests.e2e.undisturbed import settings
 
 NAMES = ("ash", "elm", "oak", "yew")
-PRODUCTS = ("elpv_mono", "magnetic_tile", "neu_steel", "wood_board")
-IMAGES = 20  #: of each class
 BITS, BOUND = 28, 1.0
 SUMS = f"""
 [secure_aggregation]
@@ -50,38 +48,13 @@ Deployed = tuple[Centre, dict[str, Plant]]
 def deployed(tmp_path_factory: pytest.TempPathFactory, small_plants: Path) -> Iterator[Deployed]:
     """A centre with four connected plants that accept each other and demand secure sums."""
     root = tmp_path_factory.mktemp("sums")
-    data = root / "data"
-    real = real_folder()
-    federation = settings(rounds=2, steps=8 if real.is_dir() else 40, deadline=DEADLINE) + SUMS
-    if real.is_dir():
-        for name, product in zip(NAMES, PRODUCTS, strict=True):
-            take_some(real / "images" / product, data / name)
-        weights = (real / "weights" / "mobilenet_v2_imagenet.safetensors").resolve()
-        for old, new in (
-            ('"shufflenet_v2_x0_5"', '"mobilenet_v2"'),
-            ('weights = "none"', f'weights = "{weights}"'),
-            ("image_size = 32", "image_size = 64"),
-        ):
-            assert old in federation
-            federation = federation.replace(old, new)
-    else:
-        data.mkdir()
-        for name in NAMES:
-            shown = small_plants / name
-            (data / name).symlink_to(shown if shown.exists() else small_plants / "ash")
+    data = products(root / "data", NAMES, painted=small_plants)
+    federation = real_backbone(settings(rounds=2, steps=40, deadline=DEADLINE)) + SUMS
     with deployment(root, federation=federation, data=data, names=NAMES, proxy=False) as found:
         _, plants = found
         for plant in plants.values():
             plant.replace(r"^#? ?protection = .*$", 'protection = ["secure-aggregation"]')
         yield found
-
-
-def take_some(product: Path, plant: Path) -> None:
-    """Make a plant of the first images of each class."""
-    for folder in sorted(product.iterdir()):
-        (plant / folder.name).mkdir(parents=True)
-        for image in sorted(folder.iterdir())[:IMAGES]:
-            (plant / folder.name / image.name).symlink_to(image.resolve())
 
 
 def accept_each_other(plants: dict[str, Plant]) -> None:
