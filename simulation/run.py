@@ -24,6 +24,7 @@ from common.errors import ConfigError, StateError
 from common.files import unwritable
 from common.orders import Release
 from server.chain import Place
+from server.engine.job import RUN
 from server.events import Event, ReplyArrived, RoundClosed
 from server.federation import Federation
 from server.seals import papers_of
@@ -31,7 +32,7 @@ from simulation.desks import PKI
 from simulation.local import LocalFleet
 from simulation.pictures import Picture, Scene, pictures_of, views_of
 from simulation.pooled import Pooled, train_pooled
-from simulation.prepare import Prepared, find_plants, left_out, prepare
+from simulation.prepare import Prepared, find_plants, folders, left_out, prepare
 from simulation.workers import Task, Workers
 
 #: Called with a phase, how many of its steps are done, how many there are, and a few words.
@@ -131,7 +132,7 @@ def run(plan: Plan, *, watch: Watch) -> list[SeedRun]:
     TransferlineError
         For whatever the user can mend; what is on disk stays good for ``--resume``.
     """
-    used = any((plan.out / name).exists() for name in ("run.json", "plants", "results.json"))
+    used = _holds_run(plan.out)
     if used and not plan.resume:
         raise StateError(
             f"--out must be a new or empty folder, got {plan.out}, which holds a run; continue it "
@@ -152,6 +153,14 @@ def run(plan: Plan, *, watch: Watch) -> list[SeedRun]:
             )
             for seed, home in plan.homes().items()
         ]
+
+
+def _holds_run(out: Path) -> bool:
+    """Whether a folder must not be begun anew; settings left by a refused try do not count."""
+    return any((out / name).exists() for name in (RUN, "results.json")) or any(
+        (plant / "personal").exists() or not (plant / "plant.toml").exists()
+        for plant in folders(out / "plants")
+    )
 
 
 def _plants(plan: Plan, *, watch: Watch) -> dict[str, Path]:

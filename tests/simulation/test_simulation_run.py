@@ -131,6 +131,29 @@ def test_a_used_folder_needs_resume(plan: Plan) -> None:
         run(plan, watch=quiet)
 
 
+def test_a_refused_try_leaves_the_folder_free(plan: Plan, tmp_path: Path) -> None:
+    data = shutil.copytree(plan.data, tmp_path / "data")
+    image = next(data.glob("*/*/*.png"))
+    shutil.copytree(image.parent, tmp_path / "kept")
+    for path in image.parent.iterdir():
+        path.write_text("no image")
+    alone = replace(plan, data=data, pooled=False, together=False)
+    with pytest.raises(DataError):
+        run(alone, watch=quiet)
+    assert (plan.out / "plants").is_dir()
+    shutil.copytree(tmp_path / "kept", image.parent, dirs_exist_ok=True)
+    run(alone, watch=quiet)
+    with pytest.raises(StateError, match="--resume"):
+        run(alone, watch=quiet)
+
+
+def test_a_folder_of_data_is_no_place_for_a_run(plan: Plan) -> None:
+    shutil.copytree(plan.data, plan.out / "plants")
+    with pytest.raises(StateError, match="new or empty folder"):
+        run(plan, watch=quiet)
+    assert not list(plan.out.rglob("plant.toml"))
+
+
 def test_nothing_to_resume_is_said(plan: Plan) -> None:
     told: list[str] = []
     with pytest.raises(DataError):
