@@ -103,12 +103,19 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedRun:
-    """What one seed gave."""
+    """What one seed gave.
+
+    Attributes
+    ----------
+    seconds : by phase.
+    alone : seconds of each method of one plant alone, added up over the plants.
+    """
 
     seed: int
     prepared: Prepared
     judged: Mapping[str, Judged]
     seconds: Mapping[str, float]
+    alone: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -197,27 +204,50 @@ def run_seed(
     for warning in prepared.warnings:
         watch("warning", 0, 0, warning)
     with phase("baselines"):
-        versions, pooled = _train_alone(prepared, plan=plan, workers=workers, watch=watch)
+        trained = _train_alone(prepared, plan=plan, workers=workers, watch=watch)
     if plan.together:
         with phase("rounds"):
             _hold_rounds(prepared, plan=plan, workers=workers, watch=watch)
     with phase("report"):
-        judged = _judge(prepared, versions, pooled, workers=workers, watch=watch)
-    return SeedRun(seed=config.seed, prepared=prepared, judged=judged, seconds=phase.seconds)
+        judged = _judge(prepared, trained, workers=workers, watch=watch)
+    return SeedRun(
+        seed=config.seed,
+        prepared=prepared,
+        judged=judged,
+        seconds=phase.seconds,
+        alone=trained.seconds,
+    )
 
 
 # -- each plant alone, and all in one place ------------------------------------------------------
 
 
-def train_alone(folder: Path, method: str, source: Release, config: FederationConfig) -> Version:
-    """Let the plant in a folder train alone, in whatever process this runs."""
-    return open_plant(folder).train_alone(method, source=source, config=config)
+@dataclass(frozen=True, kw_only=True)
+class _Alone:
+    """What plants trained alone.
+
+    Attributes
+    ----------
+    versions : numbers of the models, by plant and method.
+    seconds : by method, added up over the plants.
+    pooled : the pooled model's predictions by plant; None where there is none.
+    """
+
+    versions: Mapping[str, Mapping[str, int]]
+    seconds: Mapping[str, float]
+    pooled: list[Pooled] | None
 
 
-def _train_alone(
-    prepared: Prepared, *, plan: Plan, workers: Workers, watch: Watch
-) -> tuple[dict[str, dict[str, int]], list[Pooled] | None]:
-    """Return the versions by plant and method, and the pooled model's predictions."""
+def train_alone(
+    folder: Path, method: str, source: Release, config: FederationConfig
+) -> tuple[Version, float]:
+    """Let the plant in a folder train alone, in whatever process this runs; seconds beside it."""
+    plant, started = open_plant(folder), time.monotonic()
+    version = plant.train_alone(method, source=source, config=config)
+    return version, time.monotonic() - started
+
+
+def _train_alone(prepared: Prepared, *, plan: Plan, workers: Workers, watch: Watch) -> _Alone:
     job = prepared.job
     tasks = [
         Task(place, train_alone, (prepared.folder(name), method, job.source, job.config))
@@ -233,6 +263,7 @@ def _train_alone(
         tasks.append(pooled_task)
         labels.append(("all plants", "pooled"))
     versions: dict[str, dict[str, int]] = {name: {} for name in prepared.plants}
+    seconds = dict.fromkeys(plan.alone, 0.0)
     pooled: list[Pooled] | None = None
     watch("training alone", 0, len(tasks), "")
     for done, (position, result) in enumerate(workers.every(tasks), start=1):
@@ -243,8 +274,10 @@ def _train_alone(
         elif method == "pooled":
             pooled = result
         else:
-            versions[name][method] = result.number
-    return versions, pooled
+            version, took = result
+            versions[name][method] = version.number
+            seconds[method] += took
+    return _Alone(versions=versions, seconds=seconds, pooled=pooled)
 
 
 def _take_over(start: Path, home: Path) -> None:
@@ -323,25 +356,20 @@ def judge(folder: Path, config: FederationConfig, versions: Mapping[str, int]) -
 
 
 def _judge(
-    prepared: Prepared,
-    versions: Mapping[str, Mapping[str, int]],
-    pooled: list[Pooled] | None,
-    *,
-    workers: Workers,
-    watch: Watch,
+    prepared: Prepared, trained: _Alone, *, workers: Workers, watch: Watch
 ) -> dict[str, Judged]:
     config = prepared.job.config
     names = list(prepared.plants)
     tasks = [
-        Task(place, judge, (prepared.folder(name), config, versions[name]))
+        Task(place, judge, (prepared.folder(name), config, trained.versions[name]))
         for place, name in enumerate(names)
     ]
     judged: dict[str, Judged] = {}
     watch("judging", 0, len(tasks), "")
     for done, (position, result) in enumerate(workers.every(tasks), start=1):
         name = names[position]
-        if pooled:
-            extra, scores = pooled[position]
+        if trained.pooled:
+            extra, scores = trained.pooled[position]
             result = replace(
                 result,
                 predictions={**result.predictions, "pooled": extra},
