@@ -109,15 +109,14 @@ def test_killed_at_any_moment_and_resumed_it_ends_the_same(plan: Plan, tmp_path:
     )
     out = tmp_path / "killed"
     command = [sys.executable, "-c", code, str(settings), str(plan.data), str(out)]
-    for moment in ("training alone 2", "learning together 1", "learning together 3", "judging 1"):
+    for moment in ("training alone 2", "learning together 1", "learning together 3", "judging 0"):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == moment:
-                break
+        assert any(line.strip() == moment for line in process.stdout), f"ended before {moment}"
         time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL, f"had ended by itself after {moment}"
+        assert "judging 2" not in process.stdout.read(), f"all was judged after {moment}"
         process.stdout.close()
     run(replace(plan, out=out, resume=True), watch=quiet)
     assert hashes(out) == hashes(plan.out)
@@ -235,8 +234,13 @@ def test_compare_starts_every_method_from_the_same_plants(plan: Plan) -> None:
     assert comparison.methods["local"].deployed is None
     for name in ("fedper", "fedbn"):
         results = Results.model_validate_json((plan.out / comparison.runs[name]).read_bytes())
+        answers = comparison.methods[name].answers
         for plant, row in results.plants.items():
             assert row.local.value == comparison.methods["local"].plants[plant].value
+            assert answers[plant].confusion == row.confusion["federated"]
+            assert comparison.methods["local"].answers[plant].confusion == row.confusion["local"]
+            assert answers[plant].mistakes or row.metrics["federated"]["accuracy"] == 1
+    assert comparison.methods["local"].seconds["training alone"] > 0
     assert (plan.out / "report.html").stat().st_size > 10_000
 
 
