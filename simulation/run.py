@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from simulation.desks import PKI
 from simulation.local import LocalFleet
 from simulation.pictures import Picture, Scene, pictures_of, views_of
 from simulation.pooled import Pooled, train_pooled
-from simulation.prepare import Prepared, find_plants, folders, left_out, prepare
+from simulation.prepare import Prepared, find_plants, left_out, prepare
 from simulation.workers import Task, Workers
 
 #: Called with a phase, how many of its steps are done, how many there are, and a few words.
@@ -139,7 +139,7 @@ def run(plan: Plan, *, watch: Watch) -> list[SeedRun]:
     TransferlineError
         For whatever the user can mend; what is on disk stays good for ``--resume``.
     """
-    used = _holds_run(plan.out)
+    used = any((plan.out / name).exists() for name in (RUN, "plants", "results.json"))
     if used and not plan.resume:
         raise StateError(
             f"--out must be a new or empty folder, got {plan.out}, which holds a run; continue it "
@@ -160,14 +160,6 @@ def run(plan: Plan, *, watch: Watch) -> list[SeedRun]:
             )
             for seed, home in plan.homes().items()
         ]
-
-
-def _holds_run(out: Path) -> bool:
-    """Whether a folder must not be begun anew; settings left by a refused try do not count."""
-    return any((out / name).exists() for name in (RUN, "results.json")) or any(
-        (plant / "personal").exists() or not (plant / "plant.toml").exists()
-        for plant in folders(out / "plants")
-    )
 
 
 def _plants(plan: Plan, *, watch: Watch) -> dict[str, Path]:
@@ -199,8 +191,12 @@ def run_seed(
     phase = _Phases()
     if plan.start is not None:
         _take_over(plan.home(plan.start, config.seed), home)
-    with phase("data"):
+    with phase("data"), ExitStack() as undo:
+        if not (home / "plants").exists():
+            # A try that is refused for its data leaves the folder as free as it was.
+            undo.callback(shutil.rmtree, home / "plants", ignore_errors=True)
         prepared = prepare(home, config=config, base=plan.base, data=data, workers=workers)
+        undo.pop_all()
     for warning in prepared.warnings:
         watch("warning", 0, 0, warning)
     with phase("baselines"):
