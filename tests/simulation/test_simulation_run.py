@@ -21,9 +21,10 @@ from simulation.collect import collect
 from simulation.compare import compare
 from simulation.factory import write_plants
 from simulation.onboard import onboard
-from simulation.prepare import find_plants
+from simulation.prepare import find_plants, prepare
 from simulation.results import Results, save_results
 from simulation.run import Plan, run
+from simulation.workers import Workers
 
 
 def quiet(phase: str, done: int, total: int, note: str) -> None:
@@ -139,7 +140,7 @@ def test_a_refused_try_leaves_the_folder_free(plan: Plan, tmp_path: Path) -> Non
     alone = replace(plan, data=data, pooled=False, together=False)
     with pytest.raises(DataError):
         run(alone, watch=quiet)
-    assert (plan.out / "plants").is_dir()
+    assert not (plan.out / "plants").exists()
     shutil.copytree(tmp_path / "kept", image.parent, dirs_exist_ok=True)
     run(alone, watch=quiet)
     with pytest.raises(StateError, match="--resume"):
@@ -190,6 +191,28 @@ def test_folders_that_are_no_plants_are_named(plan: Plan, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=rf"plants, {plants}, got {plants + 1}; left out: flat$"):
         run(replace(plan, data=data, config=few), watch=lambda *words: told.append(words[3]))
     assert told == ["flat: left out, --data must hold <plant>/<class>/ folders of images"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "method", "personal", "told"),
+    [
+        ("squeezenet1_1", "fedbn", False, True),
+        ("squeezenet1_1", "fedper", True, True),
+        ("squeezenet1_1", "fedper", False, False),
+        ("mobilenet_v3_small", "fedbn", False, False),
+    ],
+)
+def test_a_backbone_without_normalisation_is_told(
+    plan: Plan, backbone: str, method: str, personal: bool, told: bool
+) -> None:
+    methods = MethodConfig(personal_norm=personal)
+    changes = {"backbone": backbone, "method": method, "methods": methods}
+    config = plan.config.model_copy(update=changes)
+    with Workers(1) as workers:
+        data = find_plants(plan.data, wanted=(), task=config.task)
+        found = prepare(plan.out, config=config, base=plan.base, data=data, workers=workers)
+    said = f"{backbone} has no normalisation layers to keep at the plants"
+    assert (said in found.warnings) is told
 
 
 def test_fedavg_needs_equal_classes(plan: Plan) -> None:
