@@ -1,8 +1,9 @@
 """What federation gives real plants: the tables of docs/results/images.md, cell by cell.
 
 A cell is (case, method, seed). Its result is one file in ``--out``; a cell whose file is there is
-not run again, so the benchmark continues where it stopped. Run folders of methods are deleted once
-their cell is written; those of plants alone stay, because every method starts from them.
+not run again, so the benchmark continues where it stopped. A file that was made with other settings
+than today's is refused. Run folders of methods are deleted once their cell is written; those of
+plants alone stay, because every method starts from them.
 
     python benchmarks/real_plants.py --quick            # every case, one seed
     python benchmarks/real_plants.py --case six-20 --seeds 5 --jobs 2
@@ -22,9 +23,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from client.adoption import CONFIDENCE, TWINS, judge
 from client.plant import open_plant
@@ -38,9 +41,10 @@ from client.tasks.metrics import (
 )
 from client.tasks.split import FEW_LABELS
 from common.config import FederationConfig, PlantSection
-from common.errors import DataError
+from common.errors import DataError, StateError, TransferlineError
 from common.files import load_tensors, read_json, save_tensors, write_json
 from server.state.store import history
+from server.state.tenure import differences
 from simulation.onboard import onboard
 from simulation.run import Plan, SeedRun, run
 from simulation.split import split_product
@@ -149,7 +153,8 @@ def run_cell(name: str, method: str, seed: int, *, out: Path) -> None:
     )
     started = time.monotonic()
     found = run(plan, watch=lambda *_: None)[0]
-    _write(cell_path(out, name, method, seed), found, seconds=time.monotonic() - started)
+    seconds = time.monotonic() - started
+    _write(cell_path(out, name, method, seed), found, split=case.split, seconds=seconds)
     if not alone:
         shutil.rmtree(place / method)
 
@@ -157,6 +162,57 @@ def run_cell(name: str, method: str, seed: int, *, out: Path) -> None:
 def cell_path(out: Path, name: str, method: str, seed: int) -> Path:
     """Return where the result of a cell is, or will be."""
     return out / "cells" / name / f"{method}-{seed}.safetensors"
+
+
+def there(out: Path, name: str, method: str, seed: int) -> bool:
+    """Say whether a cell has its file.
+
+    Raises
+    ------
+    StateError
+        If it has one that was made with other settings than today's.
+    """
+    path, case = cell_path(out, name, method, seed), CASES[name]
+    if not path.exists():
+        return False
+    metadata = load_tensors(path)[1]
+    asked = config(case, method="fedper" if method == "alone" else method, seed=seed)
+    split = json.loads(metadata.get("split", json.dumps(case.split)))
+    _refuse_others(path, _settings(metadata["config"], split), _settings(asked, case.split))
+    return True
+
+
+def joined(out: Path, plant: str, seed: int) -> bool:
+    """Say whether a late joiner has its file, as `there` does."""
+    path = joining_path(out, plant, seed)
+    if not path.exists():
+        return False
+    asked = _settings(config(CASES["six-20"], method="fedper", seed=seed), None)
+    _refuse_others(path, read_json(path).get("config", {}), asked)
+    return True
+
+
+def _settings(found: FederationConfig | str, split: Sequence[object] | None) -> dict[str, Any]:
+    """Return what a result rests on; "" where stored settings are none that there are today.
+
+    Where the weights lie, and the classes that a run finds in its data, make no difference.
+    """
+    if isinstance(found, str):
+        try:
+            found = FederationConfig.model_validate_json(found)
+        except ValidationError:
+            return {}
+    kept = found.model_dump(mode="json", exclude={"classes", "plants"} if split else {"classes"})
+    return {**kept, "weights": Path(found.weights).name, "split": list(split) if split else None}
+
+
+def _refuse_others(path: Path, held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    changed = list(differences(held, asked)) if held else ["settings are unknown today"]
+    if changed:
+        raise StateError(
+            f"{path} is of another configuration: {'; '.join(changed)}; move it away or use "
+            "another --out"
+        )
 
 
 def _data(case: Case, out: Path) -> Path:
@@ -183,7 +239,7 @@ def _rare(case: Case, data: Path) -> dict[str, PlantSection]:
     return found
 
 
-def _write(path: Path, found: SeedRun, *, seconds: float) -> None:
+def _write(path: Path, found: SeedRun, *, split: tuple[int, str] | None, seconds: float) -> None:
     tensors, files, deployed = {}, {}, {}
     for plant, judged in found.judged.items():
         files[plant] = judged.predictions["local"].names
@@ -205,6 +261,7 @@ def _write(path: Path, found: SeedRun, *, seconds: float) -> None:
             "seconds": json.dumps({**found.seconds, "all": seconds}),
             "bytes_up": str(sent),
             "config": found.prepared.job.config.model_dump_json(),
+            "split": json.dumps(split),
         },
     )
 
@@ -283,6 +340,8 @@ def _worth(
 
 # -- a plant that joins late -----------------------------------------------------------------------
 
+JOINING = ("source", "release", "gain")
+
 
 def run_joining(plant: str, seed: int, *, out: Path) -> None:
     """Federate the other five at 20 labels a class, then let this one join with 5."""
@@ -327,7 +386,10 @@ def run_joining(plant: str, seed: int, *, out: Path) -> None:
         raise DataError(row.problem)
     write_json(
         joining_path(out, plant, seed),
-        {name: asdict(row)[name] for name in ("source", "release", "gain")},
+        {
+            "config": _settings(joining, None),
+            **{name: asdict(row)[name] for name in JOINING},
+        },
     )
     shutil.rmtree(place)
 
@@ -357,7 +419,7 @@ def _table(name: str, out: Path) -> str:
     case = CASES[name]
     lines = [f"### {case.title}", ""]
     for method in case.methods:
-        seeds = [s for s in range(case.seeds) if cell_path(out, name, method, s).exists()]
+        seeds = [s for s in range(case.seeds) if there(out, name, method, s)]
         if not seeds:
             lines += [f"`{method}`: not run.", ""]
             continue
@@ -405,11 +467,11 @@ def _joining_table(out: Path) -> str:
         "|---" * 4 + "|",
     ]
     for plant in SIX:
-        path = joining_path(out, plant, 0)
-        if not path.exists():
+        if not joined(out, plant, 0):
             lines.append(f"| {plant} | not run | | |")
             continue
-        row = {name: Interval(**fields) for name, fields in read_json(path).items()}
+        kept = read_json(joining_path(out, plant, 0))
+        row = {name: Interval(**kept[name]) for name in JOINING}
         cells = f"{shown(row['source'])} | {shown(row['release'])} | {shown(row['gain'], '+.3f')}"
         lines.append(f"| {plant} | {cells} |")
     return "\n".join(lines)
@@ -424,11 +486,11 @@ def wanted(cases: Sequence[str], seeds: int | None, out: Path) -> Iterator[list[
         for name in cases:
             if name == "joining":
                 for plant in SIX if seed == 0 else ():
-                    if not joining_path(out, plant, seed).exists():
+                    if not joined(out, plant, seed):
                         yield ["joining", plant, str(seed)]
             elif seed < (seeds or CASES[name].seeds):
                 methods = CASES[name].methods
-                todo = [m for m in methods if not cell_path(out, name, m, seed).exists()]
+                todo = [m for m in methods if not there(out, name, m, seed)]
                 if seed > 0:
                     todo = [m for m in todo if m == methods[0]]
                 if todo:
@@ -451,6 +513,14 @@ def run_all(cells: Sequence[list[str]], *, out: Path, jobs: int) -> None:
 
 
 def main() -> None:
+    """Run the command line; an error is one line."""
+    try:
+        _main()
+    except TransferlineError as error:
+        sys.exit(str(error))
+
+
+def _main() -> None:
     """Run what is asked for, or what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
@@ -469,7 +539,7 @@ def main() -> None:
             run_joining(what, int(seed), out=given.out)
         else:
             for method in ("alone", *what.split(",")):
-                if not cell_path(given.out, name, method, int(seed)).exists():
+                if not there(given.out, name, method, int(seed)):
                     run_cell(name, method, int(seed), out=given.out)
         return
     if not given.tables:

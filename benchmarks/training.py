@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -132,7 +133,12 @@ def loops(*, images: int, size: int, times: int) -> dict[str, float]:
         device=device,
     )
     # Fitting embeds once, then runs its epochs on what it has.
-    epoch = max(cached - recomputed, 1e-9) / training.head_epochs
+    epoch = (cached - recomputed) / training.head_epochs
+    if epoch <= 0:
+        sys.exit(
+            f"fitting a head must take longer than embedding alone, got {cached:.3f} s and "
+            f"{recomputed:.3f} s: the machine is too busy to measure, run it again"
+        )
     return {
         "images_per_second": images / mine,
         "images_per_second_plain": images / plain,

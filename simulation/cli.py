@@ -93,7 +93,7 @@ def compare(
     data: DataFolder,
     out: OutFolder,
     methods: Annotated[
-        str, typer.Option(help="Methods, separated by commas.")
+        str, typer.Option(help="Methods, separated by commas; see above.")
     ] = "local,fedper,fedrep,fedbn,ditto",
     workers: WorkerCount = 1,
     seeds: SeedCount = 1,
@@ -102,6 +102,12 @@ def compare(
     resume: Resume = False,
 ) -> None:
     """Run several methods on the same split and seeds, and draw them side by side.
+
+    Methods in rounds: fedavg, fedprox, fedper, fedrep, fedbn, ditto, simclr.
+
+    References, each plant alone: local (fine-tuning; fine_tune is the same),
+    head_only (a head on frozen features), l2sp (fine-tuning held to the source).
+    Not here: pooled, which `run` trains beside its method.
 
     Example: transferline-sim compare federation.toml --data plants --out out/compare
     """

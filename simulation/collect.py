@@ -78,6 +78,24 @@ def collect(plan: Plan, runs: Sequence[SeedRun]) -> Results:
     )
 
 
+def answers(runs: Sequence[SeedRun], variant: str) -> dict[str, Any]:
+    """Return by plant what one variant answers where classes are learned; else nothing."""
+    return {
+        name: {
+            "classes": described.classes,
+            "confusion": _confusion([run.judged[name].scores[variant] for run in runs]),
+            "mistakes": _mistakes(
+                runs[0].judged[name].predictions[variant],
+                described.classes,
+                _data_folder(runs[0], name),
+                runs[0].judged[name].views,
+            ),
+        }
+        for name, described in runs[0].prepared.plants.items()
+        if described.classes
+    }
+
+
 def _plant(
     name: str,
     runs: Sequence[SeedRun],
@@ -131,12 +149,15 @@ def _of_classes(
             v: {name: _mean([m["recall"][name] for m in many]) for name in classes}
             for v, many in measured.items()
         },
-        "confusion": {
-            v: np.sum([m["confusion"] for m in many], axis=0).tolist()
-            for v, many in measured.items()
-        },
+        "confusion": {v: _confusion(many) for v, many in measured.items()},
         "mistakes": {"deployed": _mistakes(predictions["deployed"][0], classes, folder, views)},
     }
+
+
+def _confusion(measured: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Add up the seeds' confusion matrices."""
+    total: list[list[int]] = np.sum([one["confusion"] for one in measured], axis=0).tolist()
+    return total
 
 
 def _privacy(plant: str, runs: Sequence[SeedRun]) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from client.methods import ALONE, FEDERATED
 from client.tasks.metrics import interval, mean_interval
 from common.errors import ConfigError
 from common.tasks import measure_of
-from simulation.collect import collect
+from simulation.collect import answers, collect
 from simulation.report import write_comparison, write_report
 from simulation.results import Comparison, Results, save_results
 from simulation.run import Plan, SeedRun, Watch, run
@@ -48,12 +48,19 @@ def compare(plan: Plan, methods: Sequence[str], *, watch: Watch) -> Comparison:
     base = replace(plan, out=plan.out / "runs" / "alone", alone=alone, together=False)
     runs = run(base, watch=watch)
     scores = {name: _scores(runs, name, measure.name) for name in methods if name in ALONE}
+    for name, found in scores.items():
+        found["answers"] = answers(runs, name)
+        found["seconds"] = {"training alone": round(sum(run.alone[name] for run in runs), 3)}
     results: dict[str, Results] = {}
     for name in (m for m in methods if m in FEDERATED):
         watch("method", 0, 0, name)
-        results[name], found = _one(plan, name, start=base.out, watch=watch)
-        scores[name] = _scores(found, "federated", measure.name)
-        scores[name]["deployed"] = _scores(found, "deployed", measure.name)
+        results[name], held = _one(plan, name, start=base.out, watch=watch)
+        scores[name] = {
+            **_scores(held, "federated", measure.name),
+            "deployed": _scores(held, "deployed", measure.name),
+            "answers": answers(held, "federated"),
+            "seconds": results[name].seconds,
+        }
     comparison = Comparison.model_validate(
         {
             "name": plan.config.name,

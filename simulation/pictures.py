@@ -38,6 +38,6 @@ VIEWS: dict[TaskName, Callable[[Scene], Mapping[str, str]]] = {"series-classific
 
 
 def views_of(scene: Scene) -> Mapping[str, str]:
-    """Draw the mistakes of a plant's deployed model, as data URIs by name."""
+    """Draw the mistakes of a plant's models, as data URIs by name."""
     draw = VIEWS.get(scene.config.task)
     return draw(scene) if draw else {}

@@ -129,7 +129,9 @@ def write_comparison(
     known = [
         one
         for scores in compare.methods.values()
-        for one in (scores.deployed or scores).plants.values()
+        for kept in (scores, scores.deployed)
+        if kept is not None
+        for one in kept.plants.values()
     ]
     page = _environment(compare, known).get_template("compare.html.j2")
     text = page.render(
@@ -139,18 +141,25 @@ def write_comparison(
         story=compare_story(compare, results_by_method),
         final={name: final(compare, name) for name in compare.methods},
         best=best(compare),
+        kept={name: _kept(results) for name, results in results_by_method.items()},
         plants=list(dict.fromkeys(p for m in compare.methods.values() for p in m.plants)),
         links={name: _report_link(place) for name, place in compare.runs.items()},
         gains=_around(gains),
         learning={name: _among(learning, name) for name in learning},
         scores=_scores_scale(learning.values()),
+        alone=any("faint alone" in lines for lines in learning.values()),
         last=max((_last_round(results) for results in results_by_method.values()), default=1),
         costs={
             method: [cost(results, plant) for plant in results.plants]
             for method, results in results_by_method.items()
         },
         harmed={name: names(harmed(results)) for name, results in results_by_method.items()},
-        terms={word: TERMS[word] for word in ("Local", "Deployed", "Gain", "95 % interval")},
+        phases=list(dict.fromkeys(p for m in compare.methods.values() for p in m.seconds)),
+        terms={
+            "As trained": "what the method itself reaches: for methods in rounds from the last "
+            "release, before the plant chose what to run.",
+            **{word: TERMS[word] for word in ("Local", "Deployed", "Gain", "95 % interval")},
+        },
     )
     write_atomic(path, text.encode())
 
@@ -271,17 +280,35 @@ def _learning(results: Results, plant: str) -> Lines:
     }
 
 
+def _kept(results: Results) -> dict[str, str]:
+    """Say shortly, by plant, what is deployed; ``mixed`` where the seeds differ."""
+    return {
+        name: f"deployed: {'mixed' if len(plant.deployed.sources) > 1 else plant.deployed.source}"
+        for name, plant in results.plants.items()
+    }
+
+
 def _mean_learning(results: Results) -> Lines:
-    """Return the mean over plants of their learning curves."""
+    """Return the mean over plants of their learning curves, and of what they reached alone."""
     found: dict[str, dict[float, list[float]]] = {}
     for plant in results.plants:
         for model, line in _learning(results, plant).items():
             for number, score in line:
                 found.setdefault(model, {}).setdefault(number, []).append(score)
-    return {
+    lines = {
         model: [(number, sum(row) / len(row)) for number, row in sorted(rounds.items())]
         for model, rounds in found.items()
     }
+    alone = [
+        reply.scores["local"][results.metric]
+        for entry in results.rounds
+        for reply in entry.replies.values()
+        if results.metric in reply.scores.get("local", {})
+    ]
+    if lines and alone:
+        level = sum(alone) / len(alone)
+        lines["faint alone"] = [(1.0, level), (float(max(_last_round(results), 2)), level)]
+    return lines
 
 
 def _among(learning: Mapping[str, Lines], method: str) -> Lines:

@@ -238,11 +238,32 @@ class Scores(Record):
     mean: Interval = Field(description="Mean over plants.")
 
 
+class Answers(Record):
+    """What a method's model answers at one plant, before the no-harm rule."""
+
+    classes: tuple[str, ...] = Field(description="Class names, in order of index.")
+    confusion: tuple[tuple[Count, ...], ...] = Field(
+        description="Confusion matrix, summed over seeds; rows are the truth."
+    )
+    mistakes: tuple[Mistake, ...] = Field(
+        (), description="Most confident mistakes of the first seed."
+    )
+
+
 class MethodScores(Scores):
-    """Scores of one method, before and after the no-harm rule."""
+    """One method, before and after the no-harm rule."""
 
     deployed: Scores | None = Field(
         None, description="After the no-harm rule; null for methods where nothing travels."
+    )
+    answers: dict[str, Answers] = Field(
+        default_factory=dict,
+        description="What its models answer, by plant; empty where numbers are learned.",
+    )
+    seconds: dict[str, NotNegative] = Field(
+        default_factory=dict,
+        description="Seconds by phase, all seeds; where nothing travels `training alone`, added "
+        "up over the plants.",
     )
 
 

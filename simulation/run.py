@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from common.errors import ConfigError, StateError
 from common.files import unwritable
 from common.orders import Release
 from server.chain import Place
+from server.engine.job import RUN
 from server.events import Event, ReplyArrived, RoundClosed
 from server.federation import Federation
 from server.seals import papers_of
@@ -102,12 +103,19 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedRun:
-    """What one seed gave."""
+    """What one seed gave.
+
+    Attributes
+    ----------
+    seconds : by phase.
+    alone : seconds of each method of one plant alone, added up over the plants.
+    """
 
     seed: int
     prepared: Prepared
     judged: Mapping[str, Judged]
     seconds: Mapping[str, float]
+    alone: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -131,7 +139,7 @@ def run(plan: Plan, *, watch: Watch) -> list[SeedRun]:
     TransferlineError
         For whatever the user can mend; what is on disk stays good for ``--resume``.
     """
-    used = any((plan.out / name).exists() for name in ("run.json", "plants", "results.json"))
+    used = any((plan.out / name).exists() for name in (RUN, "plants", "results.json"))
     if used and not plan.resume:
         raise StateError(
             f"--out must be a new or empty folder, got {plan.out}, which holds a run; continue it "
@@ -183,32 +191,59 @@ def run_seed(
     phase = _Phases()
     if plan.start is not None:
         _take_over(plan.home(plan.start, config.seed), home)
-    with phase("data"):
+    with phase("data"), ExitStack() as undo:
+        if not (home / "plants").exists():
+            # A try that is refused for its data leaves the folder as free as it was.
+            undo.callback(shutil.rmtree, home / "plants", ignore_errors=True)
         prepared = prepare(home, config=config, base=plan.base, data=data, workers=workers)
+        undo.pop_all()
     for warning in prepared.warnings:
         watch("warning", 0, 0, warning)
     with phase("baselines"):
-        versions, pooled = _train_alone(prepared, plan=plan, workers=workers, watch=watch)
+        trained = _train_alone(prepared, plan=plan, workers=workers, watch=watch)
     if plan.together:
         with phase("rounds"):
             _hold_rounds(prepared, plan=plan, workers=workers, watch=watch)
     with phase("report"):
-        judged = _judge(prepared, versions, pooled, workers=workers, watch=watch)
-    return SeedRun(seed=config.seed, prepared=prepared, judged=judged, seconds=phase.seconds)
+        judged = _judge(prepared, trained, workers=workers, watch=watch)
+    return SeedRun(
+        seed=config.seed,
+        prepared=prepared,
+        judged=judged,
+        seconds=phase.seconds,
+        alone=trained.seconds,
+    )
 
 
 # -- each plant alone, and all in one place ------------------------------------------------------
 
 
-def train_alone(folder: Path, method: str, source: Release, config: FederationConfig) -> Version:
-    """Let the plant in a folder train alone, in whatever process this runs."""
-    return open_plant(folder).train_alone(method, source=source, config=config)
+@dataclass(frozen=True, kw_only=True)
+class _Alone:
+    """What plants trained alone.
+
+    Attributes
+    ----------
+    versions : numbers of the models, by plant and method.
+    seconds : by method, added up over the plants.
+    pooled : the pooled model's predictions by plant; None where there is none.
+    """
+
+    versions: Mapping[str, Mapping[str, int]]
+    seconds: Mapping[str, float]
+    pooled: list[Pooled] | None
 
 
-def _train_alone(
-    prepared: Prepared, *, plan: Plan, workers: Workers, watch: Watch
-) -> tuple[dict[str, dict[str, int]], list[Pooled] | None]:
-    """Return the versions by plant and method, and the pooled model's predictions."""
+def train_alone(
+    folder: Path, method: str, source: Release, config: FederationConfig
+) -> tuple[Version, float]:
+    """Let the plant in a folder train alone, in whatever process this runs; seconds beside it."""
+    plant, started = open_plant(folder), time.monotonic()
+    version = plant.train_alone(method, source=source, config=config)
+    return version, time.monotonic() - started
+
+
+def _train_alone(prepared: Prepared, *, plan: Plan, workers: Workers, watch: Watch) -> _Alone:
     job = prepared.job
     tasks = [
         Task(place, train_alone, (prepared.folder(name), method, job.source, job.config))
@@ -224,6 +259,7 @@ def _train_alone(
         tasks.append(pooled_task)
         labels.append(("all plants", "pooled"))
     versions: dict[str, dict[str, int]] = {name: {} for name in prepared.plants}
+    seconds = dict.fromkeys(plan.alone, 0.0)
     pooled: list[Pooled] | None = None
     watch("training alone", 0, len(tasks), "")
     for done, (position, result) in enumerate(workers.every(tasks), start=1):
@@ -234,8 +270,10 @@ def _train_alone(
         elif method == "pooled":
             pooled = result
         else:
-            versions[name][method] = result.number
-    return versions, pooled
+            version, took = result
+            versions[name][method] = version.number
+            seconds[method] += took
+    return _Alone(versions=versions, seconds=seconds, pooled=pooled)
 
 
 def _take_over(start: Path, home: Path) -> None:
@@ -314,25 +352,20 @@ def judge(folder: Path, config: FederationConfig, versions: Mapping[str, int]) -
 
 
 def _judge(
-    prepared: Prepared,
-    versions: Mapping[str, Mapping[str, int]],
-    pooled: list[Pooled] | None,
-    *,
-    workers: Workers,
-    watch: Watch,
+    prepared: Prepared, trained: _Alone, *, workers: Workers, watch: Watch
 ) -> dict[str, Judged]:
     config = prepared.job.config
     names = list(prepared.plants)
     tasks = [
-        Task(place, judge, (prepared.folder(name), config, versions[name]))
+        Task(place, judge, (prepared.folder(name), config, trained.versions[name]))
         for place, name in enumerate(names)
     ]
     judged: dict[str, Judged] = {}
     watch("judging", 0, len(tasks), "")
     for done, (position, result) in enumerate(workers.every(tasks), start=1):
         name = names[position]
-        if pooled:
-            extra, scores = pooled[position]
+        if trained.pooled:
+            extra, scores = trained.pooled[position]
             result = replace(
                 result,
                 predictions={**result.predictions, "pooled": extra},

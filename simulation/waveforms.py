@@ -24,13 +24,17 @@ _STYLE = (
 
 
 def waveforms(scene: Scene) -> Mapping[str, str]:
-    """Return the windows of the deployed model's surest mistakes, data URIs by name."""
+    """Return the windows of every model's surest mistakes, data URIs by name."""
     data = scene.plant.data(scene.config)
-    said = scene.predictions["deployed"]
     test = data.test.tolist()
-    return {
-        said.names[place]: svg_uri(waveform(data.inputs[test[place]].cpu().numpy()))
+    places = {
+        place: said.names[place]
+        for said in scene.predictions.values()
         for place in surest_mistakes(said)
+    }
+    return {
+        name: svg_uri(waveform(data.inputs[test[place]].cpu().numpy()))
+        for place, name in places.items()
     }
 
 

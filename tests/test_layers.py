@@ -45,7 +45,6 @@ RESERVED = {
         "client/service.py",
         "client/app.py",
         "client/joining/enrolment.py",
-        "client/inference.py",
         "client/daemon.py",
         "client/link/link.py",
         "server/enrolment.py",
@@ -155,6 +154,11 @@ def violations(root: Path) -> list[str]:
 
 def test_the_layers_hold() -> None:
     assert violations(ROOT) == []
+
+
+def test_what_is_reserved_for_a_file_names_one_that_there_is() -> None:
+    named = {file for files in RESERVED.values() for file in files} | FREE_OF.keys()
+    assert sorted(file for file in named if not (ROOT / file).exists()) == []
 
 
 def test_every_folder_with_code_is_a_package() -> None:

@@ -1,5 +1,6 @@
 """The command line: what it prints, its exit codes, and one line for each mistake."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,13 @@ def test_a_mistake_is_one_line_and_exit_code_1(here: Path) -> None:
     )
     assert found.returncode == 1
     assert found.stderr == "error: --workers must be at least 1, got 0\n"
+
+
+def test_compare_says_which_methods_there_are() -> None:
+    from client.methods import ALONE, FEDERATED
+
+    said = set(re.findall(r"\w+", runner.invoke(app, ["compare", "--help"]).output))
+    assert {*FEDERATED, *ALONE} - {"pooled"} <= said
 
 
 def test_help_does_not_wait_for_torch() -> None:

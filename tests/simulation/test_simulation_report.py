@@ -217,6 +217,42 @@ def test_one_method_leads_and_those_within_its_interval_are_named(
     assert last.startswith("Its interval meets that of fedbn:")
 
 
+def test_comparison_shows_what_a_rejected_method_reaches(
+    tmp_path: Path, made_up_results: Any, made_up_comparison: Any
+) -> None:
+    run = made_up_results(rounds=0)  # wood_board keeps its local model
+    write_comparison(made_up_comparison({"fedper": run}), {"fedper": run}, tmp_path / "c.html")
+    page = Page((tmp_path / "c.html").read_text())
+    bars = {
+        str(attributes["aria-label"]).partition(":")[0]: str(attributes["aria-label"])
+        for tag, attributes in page.tags
+        if tag == "svg"
+    }
+    row = run.plants["wood_board"]
+    assert f"wood_board, local: {100 * row.local.value:.1f}" in bars["wood_board, local"]
+    reached, kept = bars["wood_board, fedper"], bars["wood_board, fedper, deployed"]
+    assert f": {100 * row.federated.value:.1f}" in reached
+    assert f": {100 * row.local.value:.1f}" in kept
+    assert "deployed: local" in page.text
+    assert "deployed: mixed" in page.text
+
+
+def test_comparison_has_every_methods_errors_and_time(
+    tmp_path: Path, made_up_results: Any, made_up_comparison: Any
+) -> None:
+    runs = {method: made_up_results(method=method, rounds=2) for method in ("fedper", "fedbn")}
+    write_comparison(made_up_comparison(runs), runs, tmp_path / "c.html")
+    page = Page((tmp_path / "c.html").read_text())
+    names = {str(attributes.get("aria-label")) for _, attributes in page.tags}
+    for method in ("local", "fedper", "fedbn"):
+        for plant in runs["fedper"].plants:
+            assert f"Confusion matrix of {plant}, {method}" in names
+    assert sum(tag == "img" for tag, _ in page.tags) == 3 * 5 * 7
+    assert re.search(r"local ?77.2 74.8–79.4 (– ){4}2 min 11 s", page.text)
+    assert "each plant alone" in page.text
+    assert any(attributes.get("class") == "faint alone" for _, attributes in page.tags)
+
+
 def test_comparison_without_runs_is_whole(
     tmp_path: Path, made_up_results: Any, made_up_comparison: Any
 ) -> None:

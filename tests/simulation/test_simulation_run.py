@@ -21,9 +21,10 @@ from simulation.collect import collect
 from simulation.compare import compare
 from simulation.factory import write_plants
 from simulation.onboard import onboard
-from simulation.prepare import find_plants
+from simulation.prepare import find_plants, prepare
 from simulation.results import Results, save_results
 from simulation.run import Plan, run
+from simulation.workers import Workers
 
 
 def quiet(phase: str, done: int, total: int, note: str) -> None:
@@ -109,15 +110,14 @@ def test_killed_at_any_moment_and_resumed_it_ends_the_same(plan: Plan, tmp_path:
     )
     out = tmp_path / "killed"
     command = [sys.executable, "-c", code, str(settings), str(plan.data), str(out)]
-    for moment in ("training alone 2", "learning together 1", "learning together 3", "judging 1"):
+    for moment in ("training alone 2", "learning together 1", "learning together 3", "judging 0"):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == moment:
-                break
+        assert any(line.strip() == moment for line in process.stdout), f"ended before {moment}"
         time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL, f"had ended by itself after {moment}"
+        assert "judging 2" not in process.stdout.read(), f"all was judged after {moment}"
         process.stdout.close()
     run(replace(plan, out=out, resume=True), watch=quiet)
     assert hashes(out) == hashes(plan.out)
@@ -129,6 +129,29 @@ def test_a_used_folder_needs_resume(plan: Plan) -> None:
     (plan.out / "run.json").write_text("{}")
     with pytest.raises(StateError, match="--resume"):
         run(plan, watch=quiet)
+
+
+def test_a_refused_try_leaves_the_folder_free(plan: Plan, tmp_path: Path) -> None:
+    data = shutil.copytree(plan.data, tmp_path / "data")
+    image = next(data.glob("*/*/*.png"))
+    shutil.copytree(image.parent, tmp_path / "kept")
+    for path in image.parent.iterdir():
+        path.write_text("no image")
+    alone = replace(plan, data=data, pooled=False, together=False)
+    with pytest.raises(DataError):
+        run(alone, watch=quiet)
+    assert not (plan.out / "plants").exists()
+    shutil.copytree(tmp_path / "kept", image.parent, dirs_exist_ok=True)
+    run(alone, watch=quiet)
+    with pytest.raises(StateError, match="--resume"):
+        run(alone, watch=quiet)
+
+
+def test_a_folder_of_data_is_no_place_for_a_run(plan: Plan) -> None:
+    shutil.copytree(plan.data, plan.out / "plants")
+    with pytest.raises(StateError, match="new or empty folder"):
+        run(plan, watch=quiet)
+    assert not list(plan.out.rglob("plant.toml"))
 
 
 def test_nothing_to_resume_is_said(plan: Plan) -> None:
@@ -168,6 +191,28 @@ def test_folders_that_are_no_plants_are_named(plan: Plan, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=rf"plants, {plants}, got {plants + 1}; left out: flat$"):
         run(replace(plan, data=data, config=few), watch=lambda *words: told.append(words[3]))
     assert told == ["flat: left out, --data must hold <plant>/<class>/ folders of images"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "method", "personal", "told"),
+    [
+        ("squeezenet1_1", "fedbn", False, True),
+        ("squeezenet1_1", "fedper", True, True),
+        ("squeezenet1_1", "fedper", False, False),
+        ("mobilenet_v3_small", "fedbn", False, False),
+    ],
+)
+def test_a_backbone_without_normalisation_is_told(
+    plan: Plan, backbone: str, method: str, personal: bool, told: bool
+) -> None:
+    methods = MethodConfig(personal_norm=personal)
+    changes = {"backbone": backbone, "method": method, "methods": methods}
+    config = plan.config.model_copy(update=changes)
+    with Workers(1) as workers:
+        data = find_plants(plan.data, wanted=(), task=config.task)
+        found = prepare(plan.out, config=config, base=plan.base, data=data, workers=workers)
+    said = f"{backbone} has no normalisation layers to keep at the plants"
+    assert (said in found.warnings) is told
 
 
 def test_fedavg_needs_equal_classes(plan: Plan) -> None:
@@ -212,8 +257,13 @@ def test_compare_starts_every_method_from_the_same_plants(plan: Plan) -> None:
     assert comparison.methods["local"].deployed is None
     for name in ("fedper", "fedbn"):
         results = Results.model_validate_json((plan.out / comparison.runs[name]).read_bytes())
+        answers = comparison.methods[name].answers
         for plant, row in results.plants.items():
             assert row.local.value == comparison.methods["local"].plants[plant].value
+            assert answers[plant].confusion == row.confusion["federated"]
+            assert comparison.methods["local"].answers[plant].confusion == row.confusion["local"]
+            assert answers[plant].mistakes or row.metrics["federated"]["accuracy"] == 1
+    assert comparison.methods["local"].seconds["training alone"] > 0
     assert (plan.out / "report.html").stat().st_size > 10_000
 
 
