@@ -1,8 +1,9 @@
 """Whether proposed settings hold on concrete mixes that were measured and never seen.
 
 A proposal cannot be cast here, so the held-out mixes of a plant take its place: the model ranks
-them, says which way to go from each to a supported neighbour, and picks five to try. What was
-measured then says how good that was, beside going or picking at random.
+them, says which way to go from each to a supported neighbour of the same age (waiting is no recipe),
+and picks five to try. What was measured then says how good that was, beside going or picking at
+random.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ def judge(folder: Path, config: FederationConfig, *, members: int = 8) -> dict[s
     picked = np.argsort(-(mean - deviation))[:PICKED]
     drawn = [truth[rng.choice(len(truth), PICKED, replace=False)].max() for _ in range(DRAWS)]
     gained, blind = [], []
+    ages = rows[:, list(config.table.shared).index("age")]
     for start, row in enumerate(rows):
         apart = np.sqrt(np.square((rows - row) / support.spread.clip(1e-9)).mean(axis=1))
-        near = np.flatnonzero((apart <= support.reach) & (apart > 0))
+        near = np.flatnonzero((apart <= support.reach) & (apart > 0) & (ages == ages[start]))
         if len(near) < 2:
             continue
         best = near[np.argmax((mean - deviation)[near])]

@@ -1,6 +1,7 @@
 """Tables: concrete, power plant and steelworks, each cut into plants by a natural key.
 
-- concrete (Yeh 1998), by age at the test: up to 14 days, 28 days, later. Learns the strength.
+- concrete (Yeh 1998), by age at the test: up to 14 days, 28 days, later. Learns the strength; rows
+  of one mix stay on one side of the split.
 - ccpp (Tufekci 2014), by season, that is by quarters of the ambient temperature, as the rows have
   no dates. Learns the electrical output.
 - steel (Sathishkumar 2021), by load type. Learns the energy of a quarter of an hour; rows of one
@@ -224,7 +225,9 @@ def write_plants(source: str, *, data: Path, out: Path) -> list[str]:
         rows = list(csv.reader(opened))
     header, rows = rows[0], rows[1:]
     if source == "concrete":
-        header = [*CONCRETE, "strength"]
+        # One mix is tested at several ages: its rows are not independent.
+        header = [*CONCRETE, "strength", "mix"]
+        rows = [[*row, " ".join(row[: CONCRETE.index("age")])] for row in rows]
     if source == "steel":  # rows of one day are not independent
         header = [*header, "day"]
         rows = [[*row, row[0].split()[0]] for row in rows]
@@ -254,6 +257,8 @@ def _key(source: str, row: Mapping[str, str]) -> str:
 
 def _own(source: str) -> dict[str, Any]:
     own: dict[str, Any] = {"target": TARGETS[source]}
+    if source == "concrete":
+        own |= {"group": "mix"}
     if source == "steel":
         own |= {"group": "day", "drop": ["date", "CO2(tCO2)", "Load_Type"]}
     return own
