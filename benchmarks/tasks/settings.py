@@ -1,9 +1,9 @@
 """Whether proposed settings hold on concrete mixes that were measured and never seen.
 
 A proposal cannot be cast here, so the held-out mixes of a plant take its place: the model ranks
-them, says which way to go from each to a supported neighbour of the same age (waiting is no recipe),
-and picks five to try. What was measured then says how good that was, beside going or picking at
-random.
+them, says which way to go from each to a supported neighbour of the same age (waiting is no
+recipe), and picks five to try. What was measured then says how good that was, beside going or
+picking at random.
 """
 
 from __future__ import annotations
