@@ -52,8 +52,8 @@ Array = npt.NDArray[Any]
 LOADS = ("load0", "load1", "load2", "load3")
 #: Sorted, as the pooled model's classes are: heads of all models mean the same.
 FAULTS = ("B_14", "B_21", "B_7", "IR_14", "IR_21", "IR_7", "OR@6_14", "OR@6_21", "OR@6_7")
-#: By name of the backbone; the ``spectrum`` in front is what logistic regression sees too.
-NETWORKS = ("wdcnn", "wdcnn_spectrum", "resnet1d", "inception_time", "gru")
+#: By name of the backbone and front end; the ``spectrum`` is what logistic regression sees too.
+NETWORKS = ("wdcnn", "wdcnn_spectrum", "resnet1d", "inception_time", "gru", "gru_spectrogram")
 SEEDS = 1
 #: Less than half of the training, for the same reason.
 SLOW = ("inception_time", "gru")
@@ -101,7 +101,9 @@ def write_loads(source: Path, root: Path) -> None:
 
 def settings(test: str, what: str, *, seed: int, quick: bool) -> FederationConfig:
     """Return federation.toml; both tests by the same recipe."""
-    backbone = "wdcnn" if what == "references" else what.removesuffix("_spectrum")
+    network = "wdcnn" if what == "references" else what
+    backbone = network.removesuffix("_spectrum").removesuffix("_spectrogram")
+    front = network.removeprefix(backbone).removeprefix("_") or "none"
     rounds = 1 if quick else 4 if what in SLOW else 10
     return FederationConfig.model_validate(
         {
@@ -118,7 +120,7 @@ def settings(test: str, what: str, *, seed: int, quick: bool) -> FederationConfi
                 "channels": ["vibration"],
                 "window": 1024,
                 "normalise": "window",
-                "front": "spectrum" if what.endswith("_spectrum") else "none",
+                "front": front,
             },
             "training": {
                 "batch_size": 16,
