@@ -3,7 +3,7 @@
 A cell is (rule, attack); its result is one file in ``--out``, and a cell whose file is there is not
 run again. The setting is that of `benchmarks.trial`: six products, 64 pixels, 20 labels a class, 2
 rounds of 4 to 8 steps, one seed. The liar is ``neu_steel``; figures are mean balanced accuracy of
-the other five.
+the other five. Bulyan needs seven plants for one liar: in cells of seven, wood_board is two.
 
     python benchmarks/attacks.py              # every cell that has no file
     python benchmarks/attacks.py --cells 5    # at most five of them
@@ -16,7 +16,7 @@ import hashlib
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,6 @@ sys.path.insert(0, str(ROOT))  # as a script, only its own folder is on the path
 from PIL import Image  # noqa: E402
 
 from benchmarks.trial import (  # noqa: E402
-    SIX,
     Template,
     hold,
     once,
@@ -51,6 +50,10 @@ LIAR = "neu_steel"
 FIRST_CLASS = "crazing"  #: of the liar; what its backdoor says
 ROUNDS = 2
 PATCH = 4  #: side of the trigger as a share of the image: a fourth
+
+#: Of each half of its images a plant, where there must be seven.
+HALVED, HALVES = "wood_board", ("wood_board_1", "wood_board_2")
+SEVEN = ("mean", "median", "bulyan")  #: rules that are tried with seven plants
 
 #: The tables' order, most telling first.
 ATTACKS = ("none", "scaling", "sign_flip", "noise", "labels", "backdoor", "nan")
@@ -133,36 +136,56 @@ def marked(images: Tensor) -> Tensor:
     return shown
 
 
-def template(attack: str, out: Path) -> Template:
-    """Return the plants as they are before round 2, the liar with data of its own."""
+def half(number: int, folder: Path, to: Path) -> None:
+    """Take every second image of each class."""
+    for path in sorted(folder.iterdir()):
+        (to / path.name).mkdir(parents=True)
+        for image in sorted(path.iterdir())[number::2]:
+            (to / path.name / image.name).symlink_to(image.resolve())
+
+
+def plants_of(count: int, out: Path) -> dict[str, Path]:
+    """Return the folders of six plants or of seven."""
     data = sources()
+    if count == len(data):
+        return data
+    whole = data.pop(HALVED)
+    for number, name in enumerate(HALVES):
+        data[name] = once(out / "data" / "halves" / name, partial(half, number, whole))
+    return data
+
+
+def template(attack: str, count: int, out: Path) -> Template:
+    """Return the plants as they are before round 2, the liar with data of its own."""
+    data = plants_of(count, out)
     kind = attack if attack in ("labels", "backdoor") else "honest"
     if kind != "honest":
         write = shifted if kind == "labels" else with_backdoor
         data[LIAR] = once(out / "data" / kind / LIAR, partial(write, data[LIAR]))
-    return Template(out / "templates" / kind, settings(rounds=ROUNDS), data).make()
+    return Template(out / "templates" / f"{kind}-{count}", settings(rounds=ROUNDS), data).make()
 
 
 # -- cells ---------------------------------------------------------------------------------------
 
 
-def cell_path(out: Path, rule: str, attack: str) -> Path:
+def cell_path(out: Path, rule: str, attack: str, count: int) -> Path:
     """Return where the result of a cell is, or will be."""
-    return out / "cells" / f"{rule}-{attack}.json"
+    return out / "cells" / f"{rule}-{attack}-{count}.json"
 
 
-def run_cell(rule: str, attack: str, *, out: Path) -> None:
+def run_cell(rule: str, attack: str, count: int, *, out: Path) -> None:
     """Run one cell and write its file; a federation too small for its rule is a result too."""
-    path, started = cell_path(out, rule, attack), time.process_time()
+    path, started = cell_path(out, rule, attack, count), time.process_time()
     fewest = RULES[rule].fewest(1)
     server = {"rule": rule, "faulty": 1}
     try:
-        config = settings(rounds=ROUNDS, server=server, min_plants=min(fewest, 6))
+        config = settings(rounds=ROUNDS, server=server, min_plants=min(fewest, count))
     except ConfigError as error:
         write_json(path, {"refused": str(error)})
         return
-    home = out / "runs" / f"{rule}-{attack}"
-    job = template(attack, out).copy(home, config)
+    home = out / "runs" / path.stem
+    start = template(attack, count, out)
+    job = start.copy(home, config)
     try:
         release = hold(home, job, spoil=partial(spoiled, attack), spoiled={LIAR})
     except EngineError as error:
@@ -172,7 +195,7 @@ def run_cell(rule: str, attack: str, *, out: Path) -> None:
         write_json(path, {"broken": str(error)})
         shutil.rmtree(home)
         return
-    honest = [name for name in SIX if name != LIAR]
+    honest = [name for name in start.data if name != LIAR]
     clean = [score(home / "plants" / name, release, job.config) for name in honest]
     found: dict[str, Any] = {"clean": float(np.mean(clean)), "plants": clean}
     if attack in ("none", "backdoor"):
@@ -189,11 +212,15 @@ def run_cell(rule: str, attack: str, *, out: Path) -> None:
 def tables(out: Path) -> str:
     """Return what is there as Markdown; what was not run is named."""
     head = ("rule", *(TITLES[attack] for attack in ATTACKS), "trigger on honest images")
+    return f"{_table(out, head, RULES, 6)}\n\nSeven plants:\n\n{_table(out, head, SEVEN, 7)}"
+
+
+def _table(out: Path, head: Sequence[str], rules: Iterable[str], count: int) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for rule in RULES:
+    for rule in rules:
         cells, shown = [], []
         for attack in ATTACKS:
-            path = cell_path(out, rule, attack)
+            path = cell_path(out, rule, attack, count)
             found = read_json(path) if path.exists() else {}
             if "refused" in found:
                 cells.append(f"refused: needs {RULES[rule].fewest(1)} plants")
@@ -212,7 +239,8 @@ def tables(out: Path) -> str:
 
 def main() -> None:
     """Run the cells that are missing, and print the table."""
-    cells = [(rule, attack) for attack in ATTACKS for rule in RULES]
+    cells = [(rule, attack, 6) for attack in ATTACKS for rule in RULES]
+    cells += [(rule, attack, 7) for attack in ATTACKS for rule in SEVEN]
     run_missing(__doc__, name="attacks", cells=cells, path=cell_path, run=run_cell, tables=tables)
 
 
