@@ -166,6 +166,47 @@ def test_an_invitation_is_a_token_for_one_plant(centre: Centre) -> None:
         command("readmit", folder, "plant-b")
 
 
+def test_several_plants_are_invited_at_once(centre: Centre) -> None:
+    folder = str(centre.folder)
+    lines = command("invite", folder, "plant-a", "plant-b").splitlines()
+    named = dict(line.split(" ") for line in lines)
+    assert {name: Token.parse(token).plant for name, token in named.items()} == {
+        "plant-a": "plant-a", "plant-b": "plant-b",
+    }  # fmt: skip
+    facts = json.loads(command("invite", folder, "plant-c", "plant-d", "--json"))
+    assert [Token.parse(fact["token"]).plant for fact in facts] == ["plant-c", "plant-d"]
+    fact = json.loads(command("invite", folder, "plant-e", "--json"))
+    assert Token.parse(fact["token"]).plant == fact["plant"] == "plant-e"
+    with pytest.raises(ConfigError, match="plants must be named once each"):
+        command("invite", folder, "plant-f", "plant-f")
+
+
+def test_init_invites(tmp_path: Path) -> None:
+    folder = tmp_path / "centre"
+    given = ["init", str(folder), "--name", "acme", "--address", "centre.example:8443"]
+    with pytest.raises(IdentityError):
+        command(*given, "--invite", "a/b")
+    assert not folder.exists()
+    said = command(*given, "--invite", "plant-a", "--invite", "plant-b").splitlines()
+    assert [line.partition(" ")[0] for line in said[-2:]] == ["plant-a", "plant-b"]
+    registry = Centre.open(folder).registry
+    secret = Token.parse(said[-1].partition(" ")[2]).secret
+    registry.redeem(secret, plant="plant-b", fingerprint="ab", link_key="key")
+    assert [row.plant for row in registry.invitations()] == ["plant-a"]
+
+
+def test_the_first_round_takes_three_commands_on_each_side() -> None:
+    page = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    page = page.partition("## A centre and two plants")[2]
+    page = page[: page.index("```", page.index("transferline-server run"))]
+    typed = [line.split()[:2] for line in page.splitlines() if line.startswith("transferline-")]
+    sides = {"transferline-server": ["init", "up", "run"]}
+    sides["transferline-plant"] = ["join", "check", "up"]
+    assert {
+        program: [word for name, word in typed if name == program] for program in sides
+    } == sides
+
+
 def test_a_second_invitation_says_that_the_first_is_void(centre: Centre) -> None:
     said = [
         CliRunner().invoke(app, ["invite", str(centre.folder), "plant-a"]).stderr for _ in range(2)
