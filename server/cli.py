@@ -41,7 +41,9 @@ app.add_typer(records.log, name="log")
 
 Folder = Annotated[Path, typer.Argument(help="The centre's folder.")]
 Plant = Annotated[str, typer.Argument(help="Name of the plant.")]
-Valid = Annotated[str, typer.Option(help="How long the token may be used: 30m, 24h, 7d.")]
+Valid = Annotated[
+    str, typer.Option(help="How long the token may be used: 30m, 24h, 7d; at most 30d.")
+]
 
 
 @app.command()

@@ -16,6 +16,8 @@ from common.token import Token
 from server.centre import Centre
 from server.state.tables import utcnow
 
+LONGEST = timedelta(days=30)  #: that a token lasts: it is a secret that lies about
+
 
 @dataclass(frozen=True, kw_only=True)
 class Invitations:
@@ -99,4 +101,10 @@ def _duration(text: str) -> timedelta:
     if found is None:
         raise ConfigError(f"--valid must be a number and m, h or d, got {text!r}; try 24h")
     unit = {"m": "minutes", "h": "hours", "d": "days"}[found[2]]
-    return timedelta(**{unit: int(found[1])})
+    valid = timedelta(**{unit: int(found[1])})
+    if not timedelta(0) < valid <= LONGEST:
+        raise ConfigError(
+            f"--valid must be at most {LONGEST.days}d and longer than nothing, got {text}; invite "
+            "again when the plant is ready"
+        )
+    return valid

@@ -162,6 +162,9 @@ def test_an_invitation_is_a_token_for_one_plant(centre: Centre) -> None:
     assert "plant-a" in command("plants", folder)
     with pytest.raises(ConfigError, match="--valid must be"):
         command("invite", folder, "plant-b", "--valid", "soon")
+    for wrong in ("0h", "31d", "99999d"):
+        with pytest.raises(ConfigError, match=f"--valid must be at most 30d .*got {wrong}"):
+            command("invite", folder, "plant-b", "--valid", wrong)
     with pytest.raises(IdentityError, match="never joined"):
         command("readmit", folder, "plant-b")
 
@@ -231,6 +234,8 @@ def test_a_plant_is_listed_revoked_and_readmitted(
         facts = json.loads(command("status", folder, "--json"))
         (plant,) = json.loads(command("plants", folder, "--json"))
     assert (facts["plants"]["connected"], plant["connected"]) == (["plant-a"], True)
+    with pytest.raises(IdentityError, match="plant-a, which is enrolled; revoke it first"):
+        command("readmit", folder, "plant-a")
     command("revoke", folder, "plant-a", "--reason", "lost laptop")
     (plant,) = json.loads(command("plants", folder, "--json"))
     assert (plant["state"], plant["reason"]) == ("revoked", "lost laptop")
