@@ -29,6 +29,7 @@ from client.desk.ledger import Answer
 from client.desk.peers import Peer
 from client.desk.spending import Spent
 from client.layout import SETTINGS
+from client.link.zones import SHARED, is_shared
 from common.config import FederationConfig, PlantConfig
 from common.privacy import UNITS
 from common.tasks import KINDS
@@ -133,6 +134,8 @@ def show_preview(
     put(out, f"{size(found.sent)}{whole} and a page of text", indent=10, first="leaves")
     put(out, f"{size(found.arrives)}, the release", indent=10, first="comes in")
     put(out, ", ".join(stays), indent=10, first="stays")
+    if is_shared(settings.link):
+        put(out, f"{SHARED}; for trials only", indent=10, first="link")
     rate = settings.policy.bandwidth
     if rate:
         put(out, f"{found.sent / 1e6 / rate:.0f} s at {rate:g} MB/s", indent=10, first="takes")

@@ -16,10 +16,19 @@ from pathlib import Path
 
 from client.desk.ledger import FILE as LEDGER
 from client.layout import CLOSED, FEDERATION, SETTINGS, Account
+from common.config import LinkSection
 from common.errors import EngineError
+
+#: Said wherever it is so.
+SHARED = "data and link share a user: code that a server ships could read the data"
 
 #: Seconds that the kernel may take to say whether a file can be read.
 PATIENCE = 10.0
+
+
+def is_shared(settings: LinkSection) -> bool:
+    """Whether data and link share a user."""
+    return not settings.listen and not settings.user
 
 
 def exposed(folder: Path, *, data: Path, link: Account) -> list[Path]:

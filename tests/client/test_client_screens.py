@@ -88,6 +88,15 @@ def test_what_is_of_images_is_said_of_images_alone(task: str, says: str) -> None
     assert any("its own columns" in line for line in shown) == (task == "tabular")
 
 
+def test_preview_says_that_data_and_link_share_a_user() -> None:
+    config = FederationConfig()
+    found = preview(config, classes=2)
+    for link, shared in (({}, True), ({"user": "link"}, False), ({"listen": "10.0.0.1:1"}, False)):
+        settings = PlantConfig.model_validate({"name": "ash", "data": "x", "link": link})
+        shown = show(screens.show_preview, found, settings=settings, config=config)
+        assert any("data and link share a user" in line for line in shown) == shared
+
+
 @pytest.mark.parametrize(
     ("states", "says"),
     [
