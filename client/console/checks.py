@@ -22,7 +22,7 @@ from client.desk.sums import limits_of
 from client.identity import AUTHORITY, DUE, IDENTITY, Identity, signer_of
 from client.joining.reach import Contact, reach_edge, reach_enrolment
 from client.layout import account, federation_of, open_settings
-from client.link.zones import SHARED, exposed, is_shared, readable
+from client.link.zones import SHARED, exposed, is_shared, readable, remedy
 from common.config import FederationConfig, PlantConfig
 from common.errors import EngineError, TransferlineError
 from common.orders import Kind, Order
@@ -154,12 +154,9 @@ def zones(plant: Plant) -> Check:
     except TransferlineError as error:
         return _failed("link", error)
     if seen:
-        more = f" and {len(seen) - 1} more" if len(seen) > 1 else ""
+        says, do = remedy(seen)
         return Check(
-            name="link",
-            state=State.FAIL,
-            says=f"runs as {link.user}, which can read {seen[0]}{more}",
-            do=f"close it: chmod -R o-rwx {seen[0]}, and see its group",
+            name="link", state=State.FAIL, says=f"runs as {link.user}, which {says}", do=do
         )
     if not can_run:
         says = f"runs as {link.user}, which cannot run {sys.executable}"

@@ -45,6 +45,15 @@ def exposed(folder: Path, *, data: Path, link: Account) -> list[Path]:
     return [path for path in found if path.exists() and readable(path, by=link)]
 
 
+def remedy(seen: Sequence[Path]) -> tuple[str, str]:
+    """Return what to say of what is `exposed`, and what to do."""
+    more = f" and {len(seen) - 1} more" if len(seen) > 1 else ""
+    return (
+        f"can read {seen[0]}{more}",
+        f"close it: chmod -R o-rwx {seen[0]}, and see its group",
+    )
+
+
 def readable(path: Path, *, by: Account) -> bool:
     """Whether a user can read a file or list a folder.
 
