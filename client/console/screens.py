@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # they load torch
     from client.console.preview import Preview
     from client.joining.joining import Membership
 
+NAMED = 3  #: files that a line names
 WIDTH = 80  #: columns that a line may take on a terminal
 _STYLES = {State.OK: "green", State.WARN: "yellow", State.FAIL: "bold red", State.SKIP: "dim"}
 
@@ -207,8 +208,11 @@ def show_joined(out: Console, found: Membership, *, folder: Path) -> None:
     settings = found.settings
     out.print(f"{settings.name} is a plant of {settings.centre.federation} now")
     if found.data is not None and found.data.skipped:
-        count = len(found.data.skipped)
-        put(out, f"{count} of the files cannot be used: transferline-plant check {settings.data}")
+        skipped = found.data.skipped
+        named = "; ".join(f"{one.file}: {one.why}" for one in skipped[:NAMED])
+        more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+        put(out, f"{len(skipped)} of the files cannot be used: {named}{more}")
+        put(out, f"all are listed by: transferline-plant check {settings.data}")
     if found.problem:
         put(out, f"its data does not fit yet: {found.problem}")
         put(out, f"if the data lie elsewhere, set `data` in {folder / SETTINGS}")
