@@ -186,7 +186,7 @@ def start_run(
     if as_json:
         with centre.store().reading() as session:
             print_json(run_facts(session, row))
-    if row.state in ENDED and row.state != FINISHED:
+    if row.state in ENDED and (row.state != FINISHED or row.reason):
         raise EngineError(f"run {row.name} {row.state}: {row.reason or 'no reason was given'}")
 
 

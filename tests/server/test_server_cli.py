@@ -9,14 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from common.config import FederationConfig, load_federation
-from common.errors import ConfigError, IdentityError, StateError
+from common.errors import ConfigError, EngineError, IdentityError, StateError
 from common.orders import Release
 from common.token import Token
 from common.update import Schema
 from server.centre import Centre
 from server.cli import app
+from server.engine.launch import Launched
 from server.releases import Manifest, Releases
-from server.state.tables import RunRow, timestamp, utcnow
+from server.state.tables import FINISHED, RunRow, timestamp, utcnow
 
 
 def write(home: Path, *, number: int, parent: str | None) -> str:
@@ -261,6 +262,27 @@ def test_runs_are_listed_and_stopped(centre: Centre) -> None:
     assert command("stop", folder) == "run first stopping: it ends after its round\n"
     assert command("stop", folder, "--now") == "run first stopped\n"
     assert command("stop", folder, "second") == "run second stopped\n"
+
+
+def test_a_run_that_changed_nothing_is_a_failure(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(name: str, reason: str) -> None:
+        config = FederationConfig()
+        row = RunRow(name=name, config=config.model_dump(mode="json"), created=timestamp())
+        centre.registry.submit(row)
+        centre.run_folder(name).mkdir(parents=True)
+        fence = centre.registry.take(name)
+        centre.registry.finish(name, fence=fence, state=FINISHED, reason=reason)
+        launched = Launched(run=name, origin="release 0", config=config)
+        monkeypatch.setattr("server.cli.launch", lambda *_, **__: launched)
+
+    ended("first", "")
+    command("run", str(centre.folder))
+    ended("second", "no round was committed")
+    with pytest.raises(EngineError, match=r"^run second finished: no round was committed$"):
+        command("run", str(centre.folder))
+    assert "no round was committed" in command("runs", str(centre.folder))
 
 
 def test_keys_are_rotated_and_the_overlap_ends(centre: Centre) -> None:
