@@ -219,6 +219,13 @@ def test_a_mistake_is_one_line_and_no_traceback(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["check", "status", "up"])
+def test_a_centres_folder_is_no_plants_and_no_data(tmp_path: Path, name: str) -> None:
+    (tmp_path / "centre.toml").touch()
+    with pytest.raises(ConfigError, match="must be the folder of a plant, got a centre's; use"):
+        type_in(name, tmp_path)
+
+
 def test_what_is_quick_does_not_load_torch_or_grpc(used: Path) -> None:
     code = (
         "import sys\nfrom client.cli import app\n"

@@ -285,6 +285,13 @@ def test_a_run_that_changed_nothing_is_a_failure(
     assert "no round was committed" in command("runs", str(centre.folder))
 
 
+@pytest.mark.parametrize("name", ["status", "up", "run"])
+def test_a_plants_folder_is_no_centres(tmp_path: Path, name: str) -> None:
+    (tmp_path / "plant.toml").touch()
+    with pytest.raises(ConfigError, match="must be the folder of a centre, got a plant's; use"):
+        command(name, str(tmp_path))
+
+
 def test_keys_are_rotated_and_the_overlap_ends(centre: Centre) -> None:
     folder, before = str(centre.folder), centre.signer().fingerprint
     command("rotate", folder)
