@@ -31,6 +31,7 @@ from common.files import unwritable, write_atomic
 
 SETTINGS = "plant.toml"
 FEDERATION = "federation.json"
+CENTRE = "centre.toml"  #: by which a centre's folder is known
 LOCK = "lock"  #: held by the daemon while it runs
 
 #: Folders that nobody else may look into.
@@ -77,10 +78,17 @@ def holds_plant(folder: Path) -> bool:
     Raises
     ------
     ConfigError
-        If this user may not look.
+        If this user may not look, or it is that of a centre.
     """
     try:
-        return (folder / SETTINGS).exists()
+        if (folder / SETTINGS).exists():
+            return True
+        if (folder / CENTRE).exists():
+            raise ConfigError(
+                f"{folder} must be the folder of a plant, got a centre's; use "
+                "`transferline-server` for that one"
+            )
+        return False
     except OSError as error:
         raise ConfigError(
             f"{folder} cannot be looked into: {error.strerror}; use the plant's own user, or root"

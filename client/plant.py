@@ -308,16 +308,15 @@ class Plant:
         return version
 
     def _note(self, trainer: Trainer, *, seconds: float) -> None:
-        """Keep what the plant's own metrics show of an order."""
-        self.facts = {
-            "data": trainer.data.counts,
-            "training": {
+        """Keep what the plant's own metrics show of an order; of training only if there was any."""
+        self.facts = {"data": trainer.data.counts}
+        if trainer.seen:
+            self.facts["training"] = {
                 "seconds": seconds,
                 "images": trainer.seen,
                 "images_per_second": round(trainer.seen / max(seconds, 1e-3), 1),
                 "loss": trainer.loss,
-            },
-        }
+            }
 
     def _check(self, order: Order, release: Release) -> None:
         if self.name not in order.cohort:

@@ -32,7 +32,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.config import CentreConfig, FederationConfig, load_centre, template
-from common.errors import IdentityError, StateError
+from common.errors import ConfigError, IdentityError, StateError
 from common.files import unwritable, write_atomic
 from common.pki import Authority, Role, Trust, load_identity, read_certificate
 from common.pki.keys import write_key
@@ -47,6 +47,7 @@ from server.state.tables import utcnow
 
 CENTRE, FEDERATION, LOCK = "centre.toml", "federation.toml", "lock"
 SERVER_KEY, SERVER = "server.key", "server.pem"
+PLANT = "plant.toml"  #: by which a plant's folder is known
 DAYS = 365  #: of the server's and the release key's certificates
 LOOKS = 10  #: at a lock that is held
 RENEW = timedelta(days=60)  #: before their end they are renewed
@@ -117,6 +118,11 @@ class Centre:
             If it holds no centre, or its centre.toml has mistakes.
         """
         folder = folder.absolute()
+        if (folder / PLANT).exists() and not (folder / CENTRE).exists():
+            raise ConfigError(
+                f"{folder} must be the folder of a centre, got a plant's; use `transferline-plant` "
+                "for that one"
+            )
         return cls(folder=folder, config=load_centre(folder / CENTRE))
 
     @property

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-import shlex
 import signal
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,11 +20,11 @@ from common.errors import ConfigError, EngineError
 from common.pki import fingerprint
 from common.tasks import KINDS
 from common.terminal import AsJson, command_line, console, errors, print_json, run
-from common.token import Token
 from common.toml import validate
 from server.centre import Centre
-from server.console import records
+from server.console import inviting, records
 from server.console.display import follow
+from server.console.inviting import Invitations
 from server.console.listing import (
     invitation_facts,
     plant_facts,
@@ -43,7 +41,9 @@ app.add_typer(records.log, name="log")
 
 Folder = Annotated[Path, typer.Argument(help="The centre's folder.")]
 Plant = Annotated[str, typer.Argument(help="Name of the plant.")]
-Valid = Annotated[str, typer.Option(help="How long the token may be used: 30m, 24h, 7d.")]
+Valid = Annotated[
+    str, typer.Option(help="How long the token may be used: 30m, 24h, 7d; at most 30d.")
+]
 
 
 @app.command()
@@ -65,11 +65,17 @@ def init(
     task: Annotated[
         str, typer.Option(help=f"What the plants learn: {', '.join(KINDS)}.")
     ] = "image-classification",
+    invite: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PLANT", help="Print a token for this plant too; may be repeated."),
+    ] = None,
 ) -> None:
     """Make a centre: its CA, keys, settings and state.
 
     Example: transferline-server init ./centre --name acme --address centre.example:8443
+    --invite plant-a --invite plant-b
     """
+    invited = Invitations.of(invite or ())
     values: dict[str, Any] = {
         "name": name,
         "address": address,
@@ -84,9 +90,13 @@ def init(
     )
     console().print(
         f"{folder} is the centre of {name}. Edit {centre.federation_toml}, then:\n"
-        f"  transferline-server up {folder}\n"
-        f"  transferline-server invite {folder} PLANT",
+        f"  transferline-server up {folder}",
+        *([] if invited.names else [f"\n  transferline-server invite {folder} PLANT"]),
+        sep="",
+        soft_wrap=True,
     )
+    if invited.names:
+        inviting.show(centre, invited)
 
 
 @app.command()
@@ -112,12 +122,19 @@ def up(folder: Folder) -> None:
 
 
 @app.command()
-def invite(folder: Folder, plant: Plant, *, valid: Valid = "24h", as_json: AsJson = False) -> None:
-    """Print a token with which a plant may join, once.
+def invite(
+    folder: Folder,
+    names: Annotated[list[str], typer.Argument(metavar="PLANT...", help="Names of plants.")],
+    *,
+    valid: Valid = "24h",
+    as_json: AsJson = False,
+) -> None:
+    """Print a token with which a plant may join, once; for several plants, a line each.
 
-    Example: transferline-server invite ./centre plant-a --valid 7d
+    Example: transferline-server invite ./centre plant-a plant-b --valid 7d
     """
-    _invite(Centre.open(folder), plant, valid=valid, readmit=False, as_json=as_json)
+    asked = Invitations.of(names, valid=valid)
+    inviting.show(Centre.open(folder), asked, as_json=as_json)
 
 
 @app.command()
@@ -126,7 +143,8 @@ def readmit(folder: Folder, plant: Plant, *, valid: Valid = "24h", as_json: AsJs
 
     Example: transferline-server readmit ./centre plant-a
     """
-    _invite(Centre.open(folder), plant, valid=valid, readmit=True, as_json=as_json)
+    asked = Invitations.of([plant], valid=valid, readmit=True)
+    inviting.show(Centre.open(folder), asked, as_json=as_json)
 
 
 @app.command("run")
@@ -168,7 +186,7 @@ def start_run(
     if as_json:
         with centre.store().reading() as session:
             print_json(run_facts(session, row))
-    if row.state in ENDED and row.state != FINISHED:
+    if row.state in ENDED and (row.state != FINISHED or row.reason):
         raise EngineError(f"run {row.name} {row.state}: {row.reason or 'no reason was given'}")
 
 
@@ -338,31 +356,6 @@ def main() -> None:
     run(app)
 
 
-def _invite(centre: Centre, plant: str, *, valid: str, readmit: bool, as_json: bool) -> None:
-    lasting = _duration(valid)
-    replaced = plant in {token.plant for token in centre.registry.invitations()}
-    secret = centre.registry.invite(plant, valid=lasting, readmit=readmit)
-    token = Token(
-        secret=secret,
-        authority=fingerprint(centre.authority().pem),
-        plant=plant,
-        address=centre.config.enrolment,
-        expires=utcnow() + lasting,
-    )
-    if as_json:
-        facts = {"plant": plant, "token": token.text(), "expires": token.expires.isoformat()}
-        print_json(facts)
-        return
-    # To standard output the token alone, so that it can be piped.
-    sys.stdout.write(f"{token.text()}\n")
-    if replaced:
-        errors().print(f"the earlier token of {plant} is no longer good")
-    errors().print(
-        f"for {plant}, once, until {token.expires:%Y-%m-%d %H:%M} UTC; at the plant:\n"
-        f"  transferline-plant join --token TOKEN --data FOLDER --dir {shlex.quote(f'./{plant}')}",
-    )
-
-
 def _list(facts: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
     if as_json:
         print_json(facts)
@@ -382,14 +375,6 @@ def _next_port(address: str) -> str:
             f"--address must be host:port, such as centre.example:8443, got {address!r}"
         )
     return f"{host}:{int(port) + 1}"
-
-
-def _duration(text: str) -> timedelta:
-    found = re.fullmatch(r"(\d{1,5})([mhd])", text)
-    if found is None:
-        raise ConfigError(f"--valid must be a number and m, h or d, got {text!r}; try 24h")
-    unit = {"m": "minutes", "h": "hours", "d": "days"}[found[2]]
-    return timedelta(**{unit: int(found[1])})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -55,6 +55,8 @@ class Addresses:
     edge : for plants; "" without nginx.
     superlink : on loopback; without nginx at the edge's port, for plants on this machine.
     metrics : "" for none.
+
+    Without nginx all of them are on loopback.
     """
 
     edge: str
@@ -81,6 +83,8 @@ class Addresses:
             enrolment=f"{host}:{config.enrolment.rpartition(':')[2]}",
             metrics=config.metrics,
         )
+        if found.metrics and not (nginx or found.metrics.startswith("unix:")):
+            found = replace(found, metrics=f"{host}:{found.metrics.rpartition(':')[2]}")
         check_free(outside, what="the TLS edge", key="address")
         check_free(found.enrolment, what="enrolment", key="enrolment")
         if found.metrics and not found.metrics.startswith("unix:"):
@@ -331,7 +335,7 @@ def check_free(address: str, *, what: str, key: str) -> None:
         with socket.socket(kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, int(port)))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise EngineError(
                 f"{what} must have {address} for itself, another program uses it; stop that one, "

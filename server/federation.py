@@ -17,7 +17,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from common.config import FederationConfig
@@ -131,7 +131,7 @@ class Federation:
                     tenure.finish(STOPPED, "stopped by the operator")
                     log.info("run %s stopped before round %d", self._run, number)
                     return self._chain.release
-        tenure.finish(FINISHED)
+        tenure.finish(FINISHED, _in_vain(tenure.rounds().values()))
         return self._chain.release
 
     def tell_missed(self, told: Collection[int]) -> None:
@@ -322,6 +322,15 @@ class Federation:
             closed.round, closed.rounds, closed.kind, closed.outcome, counted, len(row.cohort),
             release[:12], closed.seconds, f"; {row.reason}" if row.reason else "",
         )  # fmt: skip
+
+
+def _in_vain(rows: Iterable[RoundRow]) -> str:
+    """Say so in one clause if rounds of training were held and none was committed."""
+    trained = [row for row in rows if row.kind == Kind.TRAIN]
+    if not trained or any(row.outcome == COMMITTED for row in trained):
+        return ""
+    last = max(trained, key=lambda row: row.number)
+    return f"no round was committed, the model is as it was; the last was skipped: {last.reason}"
 
 
 def _check(config: FederationConfig, source: Release, travelling: frozenset[str]) -> None:

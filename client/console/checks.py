@@ -22,7 +22,7 @@ from client.desk.sums import limits_of
 from client.identity import AUTHORITY, DUE, IDENTITY, Identity, signer_of
 from client.joining.reach import Contact, reach_edge, reach_enrolment
 from client.layout import account, federation_of, open_settings
-from client.link.zones import exposed, readable
+from client.link.zones import SHARED, exposed, is_shared, readable, remedy
 from common.config import FederationConfig, PlantConfig
 from common.errors import EngineError, TransferlineError
 from common.orders import Kind, Order
@@ -133,11 +133,11 @@ def zones(plant: Plant) -> Check:
     if link.listen:
         says = f"the link is in another zone, by mutual TLS at {link.listen}"
         return Check(name="link", state=State.OK, says=says)
-    if not link.user:
+    if is_shared(link):
         return Check(
             name="link",
             state=State.WARN,
-            says="data and link share a user: code that a server ships could read the data",
+            says=SHARED,
             do="fit for trials only; set link.user in plant.toml and start `up` as root",
         )
     try:
@@ -154,12 +154,9 @@ def zones(plant: Plant) -> Check:
     except TransferlineError as error:
         return _failed("link", error)
     if seen:
-        more = f" and {len(seen) - 1} more" if len(seen) > 1 else ""
+        says, do = remedy(seen)
         return Check(
-            name="link",
-            state=State.FAIL,
-            says=f"runs as {link.user}, which can read {seen[0]}{more}",
-            do=f"close it: chmod -R o-rwx {seen[0]}, and see its group",
+            name="link", state=State.FAIL, says=f"runs as {link.user}, which {says}", do=do
         )
     if not can_run:
         says = f"runs as {link.user}, which cannot run {sys.executable}"

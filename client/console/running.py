@@ -10,6 +10,7 @@ from client.daemon import Daemon
 from client.layout import Account, account, open_settings
 from client.link.files import LINK, hand_settings
 from client.link.link import link_program
+from client.link.zones import exposed, remedy
 from common.config import PlantConfig
 from common.errors import ConfigError
 from common.supervise import Supervisor
@@ -25,7 +26,7 @@ def up(folder: Path, *, with_link: bool) -> None:
     Raises
     ------
     ConfigError
-        If the link's user needs root, and this is not root.
+        If the link's user needs root, and this is not root, or can read what is not for it.
     IdentityError, StateError, EngineError
         As `client.daemon.Daemon.run`.
     """
@@ -37,11 +38,12 @@ def up(folder: Path, *, with_link: bool) -> None:
         Daemon(folder).run()
         return
     link = link_account(settings)
+    if link is not None:
+        check_closed(folder, settings, link=link)
+    # Before the daemon: gRPC, once it serves, has a word to say at every fork.
+    program = link_program(folder, settings, link=link)
     with Supervisor() as supervisor:
-        Daemon(
-            folder,
-            ready=lambda address: supervisor.start(link_program(folder, settings, link=link)),
-        ).run()
+        Daemon(folder, ready=lambda address: supervisor.start(program)).run()
 
 
 def link_account(settings: PlantConfig) -> Account | None:
@@ -63,6 +65,24 @@ def link_account(settings: PlantConfig) -> Account | None:
             f"{os.geteuid()}; start as root, or with --no-link and the link as a unit of its own"
         )
     return found
+
+
+def check_closed(folder: Path, settings: PlantConfig, *, link: Account) -> None:
+    """Return if the link's user can read nothing of the plant; tried as that user.
+
+    Raises
+    ------
+    ConfigError
+        Otherwise: what it can read, and how to close it.
+    EngineError
+        If it cannot be tried.
+    """
+    data = (folder / settings.data).resolve()
+    if seen := exposed(folder, data=data, link=link):
+        says, do = remedy(seen)
+        raise ConfigError(
+            f"link.user must read neither data nor keys, {settings.link.user} {says}; {do}"
+        )
 
 
 def _owner(folder: Path) -> Account | None:

@@ -29,6 +29,7 @@ from client.desk.ledger import Answer
 from client.desk.peers import Peer
 from client.desk.spending import Spent
 from client.layout import SETTINGS
+from client.link.zones import SHARED, is_shared
 from common.config import FederationConfig, PlantConfig
 from common.privacy import UNITS
 from common.tasks import KINDS
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # they load torch
     from client.console.preview import Preview
     from client.joining.joining import Membership
 
+NAMED = 3  #: files that a line names
 WIDTH = 80  #: columns that a line may take on a terminal
 _STYLES = {State.OK: "green", State.WARN: "yellow", State.FAIL: "bold red", State.SKIP: "dim"}
 
@@ -133,6 +135,8 @@ def show_preview(
     put(out, f"{size(found.sent)}{whole} and a page of text", indent=10, first="leaves")
     put(out, f"{size(found.arrives)}, the release", indent=10, first="comes in")
     put(out, ", ".join(stays), indent=10, first="stays")
+    if is_shared(settings.link):
+        put(out, f"{SHARED}; for trials only", indent=10, first="link")
     rate = settings.policy.bandwidth
     if rate:
         put(out, f"{found.sent / 1e6 / rate:.0f} s at {rate:g} MB/s", indent=10, first="takes")
@@ -204,8 +208,11 @@ def show_joined(out: Console, found: Membership, *, folder: Path) -> None:
     settings = found.settings
     out.print(f"{settings.name} is a plant of {settings.centre.federation} now")
     if found.data is not None and found.data.skipped:
-        count = len(found.data.skipped)
-        put(out, f"{count} of the files cannot be used: transferline-plant check {settings.data}")
+        skipped = found.data.skipped
+        named = "; ".join(f"{one.file}: {one.why}" for one in skipped[:NAMED])
+        more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+        put(out, f"{len(skipped)} of the files cannot be used: {named}{more}")
+        put(out, f"all are listed by: transferline-plant check {settings.data}")
     if found.problem:
         put(out, f"its data does not fit yet: {found.problem}")
         put(out, f"if the data lie elsewhere, set `data` in {folder / SETTINGS}")

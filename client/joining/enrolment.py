@@ -34,7 +34,15 @@ from client.identity import AUTHORITY, CERTIFICATE, IDENTITY
 from client.link.files import LINK
 from common.errors import EngineError, IdentityError, StateError, TransferlineError
 from common.files import read_json, sync_folder, write_atomic, write_json
-from common.pki import Role, Trust, fingerprint, make_identity, make_link_key, make_request
+from common.pki import (
+    TOLERANCE,
+    Role,
+    Trust,
+    fingerprint,
+    make_identity,
+    make_link_key,
+    make_request,
+)
 from common.pki.certificate import CHAIN_LIMIT, key_fingerprint, read_certificate
 from common.pki.keys import IDENTITY_KEY, LINK_KEY, LINK_PUBLIC
 from common.signing import Signer, seal
@@ -129,6 +137,7 @@ def join(
     _check_same_plant(identity, token.plant)
     if (told := _told(identity, token)) is not None:
         return told
+    check_time(token, folder, at=clock())
     waiting = identity / JOINING
     if _told(waiting, token) is None:
         _ask_to_join(token, waiting, clock=clock)
@@ -266,6 +275,25 @@ def _check_same_plant(identity: Path, name: str) -> None:
         raise IdentityError(
             f"{identity.parent} must be the folder of plant {name}, got that of {held.name}; "
             "choose another with --dir"
+        )
+
+
+def check_time(token: Token, folder: Path, *, at: datetime) -> None:
+    """Return if a token has not ended yet, or was answered in this folder already.
+
+    The centre's clock decides; what it may differ by is left to it.
+
+    Raises
+    ------
+    IdentityError
+        Otherwise.
+    """
+    identity = folder / IDENTITY
+    answered = any(_told(place, token) for place in (identity, identity / JOINING))
+    if at > token.expires + TOLERANCE and not answered:
+        raise IdentityError(
+            f"token must be used in time, it ended at {token.expires:%Y-%m-%d %H:%M} UTC and "
+            f"now it is {at.astimezone(UTC):%Y-%m-%d %H:%M}; ask the operator for a new invitation"
         )
 
 

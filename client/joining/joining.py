@@ -123,6 +123,7 @@ def join(
     link = _link_account(entry.link_user)
     settings = _settings(entry, entry.data.resolve())
     is_new = not entry.folder.exists()
+    enrolment.check_time(entry.token, entry.folder, at=clock())
     images = _look(settings)  # tells most mistakes before anything is made
     enrolment.pinned_authority(entry.token, clock=clock)  # reading images takes longest
     with ExitStack() as undo:

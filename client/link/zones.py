@@ -16,10 +16,19 @@ from pathlib import Path
 
 from client.desk.ledger import FILE as LEDGER
 from client.layout import CLOSED, FEDERATION, SETTINGS, Account
+from common.config import LinkSection
 from common.errors import EngineError
+
+#: Said wherever it is so.
+SHARED = "data and link share a user: code that a server ships could read the data"
 
 #: Seconds that the kernel may take to say whether a file can be read.
 PATIENCE = 10.0
+
+
+def is_shared(settings: LinkSection) -> bool:
+    """Whether data and link share a user."""
+    return not settings.listen and not settings.user
 
 
 def exposed(folder: Path, *, data: Path, link: Account) -> list[Path]:
@@ -34,6 +43,15 @@ def exposed(folder: Path, *, data: Path, link: Account) -> list[Path]:
     inside = [path for name in CLOSED for path in _first_files(folder / name)]
     found = [*own, *inside, data, *_first_files(data)]
     return [path for path in found if path.exists() and readable(path, by=link)]
+
+
+def remedy(seen: Sequence[Path]) -> tuple[str, str]:
+    """Return what to say of what is `exposed`, and what to do."""
+    more = f" and {len(seen) - 1} more" if len(seen) > 1 else ""
+    return (
+        f"can read {seen[0]}{more}",
+        f"close it: chmod -R o-rwx {seen[0]}, and see its group",
+    )
 
 
 def readable(path: Path, *, by: Account) -> bool:

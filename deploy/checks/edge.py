@@ -22,11 +22,7 @@ def edge() -> list[str]:
 
 def passthrough() -> list[str]:
     """Have nginx check the example that passes TLS on."""
-    nginx = _nginx()
-    _, said = run(nginx, "-V")
-    if not re.search(r"--with-stream(\s|$)", said):
-        raise SkippedError("this nginx has no stream module (apt install libnginx-mod-stream)")
-    return _checked(NGINX / "passthrough.conf", context="stream")
+    return _checked(NGINX / "passthrough.conf", context="stream", before=_stream())
 
 
 def metrics() -> list[str]:
@@ -63,7 +59,7 @@ def _locations(text: str) -> set[str]:
     return lines - {"", "}", "proxy_ssl_session_reuse on;"}
 
 
-def _checked(path: Path, *, context: str) -> list[str]:
+def _checked(path: Path, *, context: str, before: str = "") -> list[str]:
     nginx = _nginx()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -82,10 +78,28 @@ def _checked(path: Path, *, context: str) -> list[str]:
             text,
         )
         if context:
-            text = f"pid {folder}/pid;\nevents {{}}\n{context} {{\n{text}\n}}\n"
+            text = f"{before}pid {folder}/pid;\nevents {{}}\n{context} {{\n{text}\n}}\n"
         (folder / "nginx.conf").write_text(text)
         command = (nginx, "-t", "-q", "-e", "stderr", "-p", name, "-c", f"{folder}/nginx.conf")
         return complaints_of(*command)
+
+
+def _stream() -> str:
+    """Return the line by which nginx gets its stream module: "" where it is built in.
+
+    Raises
+    ------
+    SkippedError
+        If this nginx has none.
+    """
+    _, said = run(_nginx(), "-V")
+    if re.search(r"--with-stream(\s|$)", said):
+        return ""
+    found = re.search(r"--modules-path=(\S+)", said)
+    module = Path(found[1] if found else "/usr/lib/nginx/modules") / "ngx_stream_module.so"
+    if not module.exists():
+        raise SkippedError("this nginx has no stream module (apt install libnginx-mod-stream)")
+    return f"load_module {module};\n"
 
 
 def _nginx() -> str:

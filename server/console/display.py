@@ -26,11 +26,11 @@ def closed_line(event: Event) -> str | None:
     """Return one line for a round that closed and for a reply that does not count, else None."""
     if isinstance(event, RoundClosed):
         what = "adoption" if event.kind is Kind.ADOPT else f"round {event.round}/{event.rounds}"
-        why = f" ({event.reason})" if event.reason else ""
-        return (
-            f"{what} {event.outcome}{why}: {event.counted} replies, release {event.release[:12]}, "
-            f"{event.seconds:.1f} s"
-        )
+        # Why a round was skipped says how many replies there were.
+        replies = f"{event.counted} {'reply' if event.counted == 1 else 'replies'}"
+        said = event.reason or replies
+        release = f"release {event.release[:12]}"
+        return f"{what} {event.outcome}: {said}, {release}, {event.seconds:.1f} s"
     if isinstance(event, ReplyArrived) and event.outcome != "done":
         return f"round {event.round}: {event.plant} {event.outcome}: {event.reason}"
     return None

@@ -8,7 +8,8 @@
 - a cut-off end: the log must reach as far as ``log.head`` and the signed manifest of every release
   say that it reached;
 - a round, a reply, a release or a plant whose row is not what was logged, was never logged, or was
-  removed.
+  removed;
+- a run whose settings, with the noise that plants were told to add, are not those it began with.
 
 Not covered: what was cut off after a kill in just the moment between commit and ``log.head``;
 somebody who puts back an old copy of everything (compare with the releases that plants hold); and
@@ -18,7 +19,7 @@ somebody who has the release key.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +33,9 @@ from common.pki import Role, Trust
 from common.signing import open_seal
 from server.releases import Releases, read_manifest, verify_signature
 from server.state.journal import ENTRY_SEAL, HEAD_SEAL, START, Note, digest_of, head_path
+from server.state.runs import config_hash
 from server.state.store import Store
-from server.state.tables import ENROLLED, OPEN, EntryRow, PlantRow, ReleaseRow, RoundRow
+from server.state.tables import ENROLLED, OPEN, EntryRow, PlantRow, ReleaseRow, RoundRow, RunRow
 from server.state.tenure import admission_body, release_body, round_body
 
 _BATCH = 500
@@ -79,7 +81,7 @@ def verify(
             reader.take(entry)
             session.expunge(entry)
             advance(f"entry {entry.number}")
-        rows = dict(_rows(session))
+        rows = dict(_rows(session)) | dict(_settings(session, reader.logged))
         numbers = session.scalars(select(ReleaseRow.number).order_by(ReleaseRow.number)).all()
     reader.check_head(path, head)
     for number in numbers:
@@ -170,6 +172,8 @@ class _Reader:
 
     def _remember(self, kind: str, body: dict[str, Any]) -> None:
         match kind:
+            case "run-start" if "config" in body:  # the first counts: settings never change
+                self.logged.setdefault(_config(body["run"]), body["config"])
             case "admission":
                 self.logged[_reply(body)] = body
             case "round":
@@ -195,6 +199,17 @@ def _rows(session: Session) -> Iterator[tuple[str, Any]]:
         yield _release(body), body
     for plant in session.scalars(select(PlantRow)):
         yield _plant(plant.name), plant.fingerprint if plant.state == ENROLLED else "revoked"
+
+
+def _settings(session: Session, logged: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the settings of runs, but for those that began before settings were logged."""
+    for run in session.scalars(select(RunRow)):
+        if _config(run.name) in logged:
+            yield _config(run.name), config_hash(run.config)
+
+
+def _config(run: str) -> str:
+    return f"configuration of run {run}"
 
 
 def _reply(body: Mapping[str, Any]) -> str:

@@ -304,6 +304,10 @@ def _digest(secret: str) -> str:
 
 def _check_invited(plant: str, row: PlantRow | None, *, readmit: bool) -> None:
     if row is not None and row.state == ENROLLED:
+        if readmit:
+            raise IdentityError(
+                f"plant must be a revoked one, got {plant}, which is enrolled; revoke it first"
+            )
         raise IdentityError(
             f"plant must be a new one, got {plant}, which is enrolled; if it lost its keys, revoke "
             "it, then readmit it"

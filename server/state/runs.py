@@ -7,8 +7,11 @@ starts that; the program says that it lives, and how the run ended. Each `Runs.t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -110,7 +113,7 @@ class Runs:
                 row.state, row.reason = RUNNING, ""
             row.fence += 1
             row.taken_at, row.heartbeat, row.flower_run = self._clock(), None, None
-            self._journal.append(session, "run-start", {"run": name, "fence": row.fence})
+            self._journal.append(session, "run-start", start_body(row))
             return row.fence
 
     def launched(self, name: str, *, fence: int, flower_run: int) -> None:
@@ -209,6 +212,16 @@ def check_alone(session: Session, name: str) -> None:
         raise StateError(
             f"run {name} must wait for run {other}; stop that one, or wait for its end"
         )
+
+
+def start_body(row: RunRow) -> dict[str, Any]:
+    """Return what the log says when a program takes a run."""
+    return {"run": row.name, "fence": row.fence, "config": config_hash(row.config)}
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return SHA-256 of a run's settings, hex."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def end(session: Session, journal: Journal, row: RunRow, state: str, reason: str) -> None:

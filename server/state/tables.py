@@ -85,6 +85,7 @@ class RunRow(Base):
     base : number of that release; None until then.
     fence : how many programs have held the run; the last one may write.
     state : ``queued``, ``running``, ``stopping``, ``finished``, ``failed`` or ``stopped``.
+    reason : why it did not finish, or changed nothing.
     taken_at : when its last program was to start.
     heartbeat : when that program last said that it lives; None before.
     flower_run : Flower's id of the run that holds it.

@@ -15,8 +15,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from common.errors import StateError
+from common.orders import Kind, Outcome
 from server.state.journal import Journal
-from server.state.runs import check_alone, end, enqueue, held
+from server.state.runs import check_alone, end, enqueue, held, start_body
 from server.state.store import Store
 from server.state.tables import (
     ENROLLED,
@@ -86,8 +87,7 @@ class Tenure:
             if fence is None:
                 check_alone(session, run.name)
                 row.fence, row.state, row.reason = row.fence + 1, RUNNING, ""
-                body = {"run": run.name, "fence": row.fence}
-                self._journal.append(session, "run-start", body)
+                self._journal.append(session, "run-start", start_body(row))
             else:
                 held(session, run.name, fence=fence)
             self.fence, self.base = row.fence, row.base
@@ -192,6 +192,9 @@ class Tenure:
     def _log_round(self, session: Session, row: RoundRow) -> None:
         for reply in row.replies:
             self._journal.append(session, "admission", admission_body(reply))
+        run = session.get_one(RunRow, row.run)
+        for body in privacy_bodies(row, run.config):
+            self._journal.append(session, "privacy", body)
         self._journal.append(session, "round", round_body(row))
 
     @contextmanager
@@ -234,6 +237,21 @@ def admission_body(row: ReplyRow) -> dict[str, Any]:
     """Return what the log says of a reply."""
     fields = ("run", "round", "plant", "outcome", "reason", "weight")
     return {name: getattr(row, name) for name in fields}
+
+
+def privacy_bodies(row: RoundRow, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the log says of privacy that a round spent, for each plant that was counted.
+
+    It is what the order said; what a plant has spent over all runs is in its own ledger.
+    """
+    privacy = config.get("privacy", {})
+    if row.kind != Kind.TRAIN or privacy.get("unit", "none") == "none":
+        return []
+    return [
+        {"run": row.run, "round": row.number, "plant": reply.plant, **privacy}
+        for reply in row.replies
+        if reply.outcome == Outcome.DONE
+    ]
 
 
 def round_body(row: RoundRow) -> dict[str, Any]:

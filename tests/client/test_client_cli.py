@@ -20,9 +20,10 @@ from client.cli import app
 from client.desk.ledger import Ledger
 from client.desk.peers import Peers
 from client.personal import PersonalStore
+from common.config import LinkSection
 from common.errors import ConfigError, DataError, IdentityError, StateError
+from tests.other_user import ROOT, UID, needs_root
 
-ROOT = Path(__file__).resolve().parents[2]
 Joined = Callable[..., Path]
 
 
@@ -218,6 +219,13 @@ def test_a_mistake_is_one_line_and_no_traceback(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["check", "status", "up"])
+def test_a_centres_folder_is_no_plants_and_no_data(tmp_path: Path, name: str) -> None:
+    (tmp_path / "centre.toml").touch()
+    with pytest.raises(ConfigError, match="must be the folder of a plant, got a centre's; use"):
+        type_in(name, tmp_path)
+
+
 def test_what_is_quick_does_not_load_torch_or_grpc(used: Path) -> None:
     code = (
         "import sys\nfrom client.cli import app\n"
@@ -253,6 +261,24 @@ def test_up_serves_until_it_is_told_to_stop(joined: Joined, tmp_path: Path) -> N
         assert daemon.wait(30) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
     assert json.loads(type_in("status", folder, "--json", code=1).stdout)["daemon"] is None
+
+
+@needs_root
+def test_up_looks_at_what_the_links_user_can_reach(joined: Joined, passable: Path) -> None:
+    images = passable / "images"
+    images.mkdir()
+    images.chmod(0o755)
+    folder = joined(link=LinkSection(user=str(UID)), data=str(images))
+    done = run_plain("up", folder)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert f"link.user must read neither data nor keys, {UID} can read {images}; " in done.stderr
+
+    images.chmod(0o700)
+    code = "import sys; sys.executable = '/none'; from client.cli import main; main()"
+    call = [sys.executable, "-c", code, "up", str(folder)]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "link.user must be able to run /none" in done.stderr
 
 
 def test_peers_are_accepted_and_removed_by_hand(joined: Joined) -> None:

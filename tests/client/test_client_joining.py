@@ -6,8 +6,8 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,30 @@ def test_a_token_that_was_used(door: Door, entry: Callable[..., Entry], tmp_path
     with pytest.raises(IdentityError, match="ask the operator for a new one"):
         join(entry(token, folder=tmp_path / "second"))
     assert not (tmp_path / "second" / "plant.toml").exists()
+
+
+def test_a_token_that_has_ended_is_told_before_data_are_read(
+    door: Door, entry: Callable[..., Entry], tmp_path: Path
+) -> None:
+    token = replace(door.token(), expires=datetime.now(UTC) - timedelta(minutes=30))
+    with pytest.raises(
+        IdentityError, match=r"it ended at .* UTC .*; ask the operator for a new inv"
+    ):
+        join(entry(token, data=tmp_path / "no such folder"))
+    assert not (tmp_path / "plant").exists()
+
+
+def test_a_refused_join_is_not_in_the_way_of_the_next(
+    door: Door, entry: Callable[..., Entry], tmp_path: Path
+) -> None:
+    """Also not of one under another name: what the first one left gives way."""
+    token = door.token()
+    door.registry.revoke("ash", reason="withdrawn")
+    with pytest.raises(IdentityError, match="the centre refused it; ask the operator for a new"):
+        join(entry(token))
+    join(entry(door.token("elm")))
+    assert open_settings(tmp_path / "plant").name == "elm"
+    assert not (tmp_path / "plant" / "identity" / "joining").exists()
 
 
 def test_killed_after_the_token_was_used(

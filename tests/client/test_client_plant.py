@@ -442,10 +442,13 @@ def test_alone_then_adoption(
     for path in (plant.folder / "outbox").iterdir():
         path.unlink()
     before = digest(plant)
-    crashed = Plant.open(plant.folder).answer(order, release)
+    resumed = Plant.open(plant.folder)
+    crashed = resumed.answer(order, release)
     assert (crashed.notes, crashed.scores) == (reply.notes, reply.scores)
     after = {n: v for n, v in digest(plant).items() if not n.startswith("outbox")}
     assert after == before  # it was not made again
+    assert plant.facts["training"]["images"] > 0
+    assert resumed.facts.keys() == {"data"}  # what was trained last stays in the metrics
 
     prediction = plant.test(reply.notes["version"], config=config)
     assert prediction.predicted.shape == (len(plant.data(config).test), 2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from client.console.preview import preview
 from client.console.views import Model
 from client.desk.ledger import Answer
 from client.personal import Version
+from client.tasks.data import Skipped
 from common.config import FederationConfig, PlantConfig, PolicySection
 from common.terminal import console
 
@@ -86,6 +89,29 @@ def test_what_is_of_images_is_said_of_images_alone(task: str, says: str) -> None
     images = says.endswith("pixels")
     assert any(line.startswith("stays     images, file names") for line in shown) == images
     assert any("its own columns" in line for line in shown) == (task == "tabular")
+
+
+@pytest.mark.parametrize(("count", "says"), [(1, ""), (5, "; and 2 more")])
+def test_joining_names_files_that_cannot_be_used(count: int, says: str) -> None:
+    skipped = [Skipped(file=f"crack/{number}.png", why="broken") for number in range(count)]
+    found: Any = SimpleNamespace(
+        settings=PlantConfig(name="ash", data="x"),
+        data=SimpleNamespace(skipped=skipped),
+        problem="",
+        moved={},
+    )
+    said = " ".join(show(screens.show_joined, found, folder=Path("ash")))
+    named = "; ".join(f"{one.file}: broken" for one in skipped[:3])
+    assert f"{count} of the files cannot be used: {named}{says} all are listed by" in said
+
+
+def test_preview_says_that_data_and_link_share_a_user() -> None:
+    config = FederationConfig()
+    found = preview(config, classes=2)
+    for link, shared in (({}, True), ({"user": "link"}, False), ({"listen": "10.0.0.1:1"}, False)):
+        settings = PlantConfig.model_validate({"name": "ash", "data": "x", "link": link})
+        shown = show(screens.show_preview, found, settings=settings, config=config)
+        assert any("data and link share a user" in line for line in shown) == shared
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("users of the units", "systemd/transferline-link.service", "User=transferline-link",
          "User=somebody", "somebody"),
         ("nginx: edge.conf", "nginx/edge.conf", "proxy_pass", "proxy_pas", "proxy_pas"),
+        ("nginx: passthrough.conf", "nginx/passthrough.conf", "proxy_pass", "proxy_pas",
+         "proxy_pas"),
         ("nginx: same paths as the centre's own", "nginx/edge.conf", "/v1/fleet/", "/v1/",
          "/v1/fleet"),
         ("Containerfile", "containers/Containerfile", "USER 10002:10002", "USER root",

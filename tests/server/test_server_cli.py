@@ -9,14 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from common.config import FederationConfig, load_federation
-from common.errors import ConfigError, IdentityError, StateError
+from common.errors import ConfigError, EngineError, IdentityError, StateError
 from common.orders import Release
 from common.token import Token
 from common.update import Schema
 from server.centre import Centre
 from server.cli import app
+from server.engine.launch import Launched
 from server.releases import Manifest, Releases
-from server.state.tables import RunRow, timestamp, utcnow
+from server.state.tables import FINISHED, RunRow, timestamp, utcnow
 
 
 def write(home: Path, *, number: int, parent: str | None) -> str:
@@ -162,8 +163,52 @@ def test_an_invitation_is_a_token_for_one_plant(centre: Centre) -> None:
     assert "plant-a" in command("plants", folder)
     with pytest.raises(ConfigError, match="--valid must be"):
         command("invite", folder, "plant-b", "--valid", "soon")
+    for wrong in ("0h", "31d", "99999d"):
+        with pytest.raises(ConfigError, match=f"--valid must be at most 30d .*got {wrong}"):
+            command("invite", folder, "plant-b", "--valid", wrong)
     with pytest.raises(IdentityError, match="never joined"):
         command("readmit", folder, "plant-b")
+
+
+def test_several_plants_are_invited_at_once(centre: Centre) -> None:
+    folder = str(centre.folder)
+    lines = command("invite", folder, "plant-a", "plant-b").splitlines()
+    named = dict(line.split(" ") for line in lines)
+    assert {name: Token.parse(token).plant for name, token in named.items()} == {
+        "plant-a": "plant-a", "plant-b": "plant-b",
+    }  # fmt: skip
+    facts = json.loads(command("invite", folder, "plant-c", "plant-d", "--json"))
+    assert [Token.parse(fact["token"]).plant for fact in facts] == ["plant-c", "plant-d"]
+    fact = json.loads(command("invite", folder, "plant-e", "--json"))
+    assert Token.parse(fact["token"]).plant == fact["plant"] == "plant-e"
+    with pytest.raises(ConfigError, match="plants must be named once each"):
+        command("invite", folder, "plant-f", "plant-f")
+
+
+def test_init_invites(tmp_path: Path) -> None:
+    folder = tmp_path / "centre"
+    given = ["init", str(folder), "--name", "acme", "--address", "centre.example:8443"]
+    with pytest.raises(IdentityError):
+        command(*given, "--invite", "a/b")
+    assert not folder.exists()
+    said = command(*given, "--invite", "plant-a", "--invite", "plant-b").splitlines()
+    assert [line.partition(" ")[0] for line in said[-2:]] == ["plant-a", "plant-b"]
+    registry = Centre.open(folder).registry
+    secret = Token.parse(said[-1].partition(" ")[2]).secret
+    registry.redeem(secret, plant="plant-b", fingerprint="ab", link_key="key")
+    assert [row.plant for row in registry.invitations()] == ["plant-a"]
+
+
+def test_the_first_round_takes_three_commands_on_each_side() -> None:
+    page = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    page = page.partition("## A centre and two plants")[2]
+    page = page[: page.index("```", page.index("transferline-server run"))]
+    typed = [line.split()[:2] for line in page.splitlines() if line.startswith("transferline-")]
+    sides = {"transferline-server": ["init", "up", "run"]}
+    sides["transferline-plant"] = ["join", "check", "up"]
+    assert {
+        program: [word for name, word in typed if name == program] for program in sides
+    } == sides
 
 
 def test_a_second_invitation_says_that_the_first_is_void(centre: Centre) -> None:
@@ -190,6 +235,8 @@ def test_a_plant_is_listed_revoked_and_readmitted(
         facts = json.loads(command("status", folder, "--json"))
         (plant,) = json.loads(command("plants", folder, "--json"))
     assert (facts["plants"]["connected"], plant["connected"]) == (["plant-a"], True)
+    with pytest.raises(IdentityError, match="plant-a, which is enrolled; revoke it first"):
+        command("readmit", folder, "plant-a")
     command("revoke", folder, "plant-a", "--reason", "lost laptop")
     (plant,) = json.loads(command("plants", folder, "--json"))
     assert (plant["state"], plant["reason"]) == ("revoked", "lost laptop")
@@ -215,6 +262,34 @@ def test_runs_are_listed_and_stopped(centre: Centre) -> None:
     assert command("stop", folder) == "run first stopping: it ends after its round\n"
     assert command("stop", folder, "--now") == "run first stopped\n"
     assert command("stop", folder, "second") == "run second stopped\n"
+
+
+def test_a_run_that_changed_nothing_is_a_failure(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(name: str, reason: str) -> None:
+        config = FederationConfig()
+        row = RunRow(name=name, config=config.model_dump(mode="json"), created=timestamp())
+        centre.registry.submit(row)
+        centre.run_folder(name).mkdir(parents=True)
+        fence = centre.registry.take(name)
+        centre.registry.finish(name, fence=fence, state=FINISHED, reason=reason)
+        launched = Launched(run=name, origin="release 0", config=config)
+        monkeypatch.setattr("server.cli.launch", lambda *_, **__: launched)
+
+    ended("first", "")
+    command("run", str(centre.folder))
+    ended("second", "no round was committed")
+    with pytest.raises(EngineError, match=r"^run second finished: no round was committed$"):
+        command("run", str(centre.folder))
+    assert "no round was committed" in command("runs", str(centre.folder))
+
+
+@pytest.mark.parametrize("name", ["status", "up", "run"])
+def test_a_plants_folder_is_no_centres(tmp_path: Path, name: str) -> None:
+    (tmp_path / "plant.toml").touch()
+    with pytest.raises(ConfigError, match="must be the folder of a centre, got a plant's; use"):
+        command(name, str(tmp_path))
 
 
 def test_keys_are_rotated_and_the_overlap_ends(centre: Centre) -> None:

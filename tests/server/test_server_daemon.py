@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from common.config import CentreConfig
-from common.errors import EngineError, IdentityError
+from common.errors import ConfigError, EngineError, IdentityError
 from common.pki import make_link_key
 from server.centre import Centre
 from server.daemon import check_free
@@ -73,14 +73,15 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def make(folder: Path) -> Centre:
+def make(folder: Path, *, everywhere: bool = False, nginx: str = "nginx") -> Centre:
     edge, enrolment, metrics = free_ports(3)
     config = CentreConfig(
         name="acme",
         address=f"localhost:{edge}",
         enrolment=f"localhost:{enrolment}",
-        bind="127.0.0.1",
-        metrics=f"127.0.0.1:{metrics}",
+        bind="0.0.0.0" if everywhere else "127.0.0.1",
+        metrics=f"{'0.0.0.0' if everywhere else '127.0.0.1'}:{metrics}",
+        nginx=nginx,
     )
     return Centre.create(folder, config)
 
@@ -246,6 +247,39 @@ def nodes_come_and_go(centre: Centre, folder: Path) -> None:
         with pytest.raises(IdentityError, match="OpenSSH"):
             control.register("ssh-rsa nonsense", name="plant")
         assert control.active() == []
+
+
+@pytest.mark.slow
+def test_without_nginx_only_this_machine_is_served(tmp_path: Path) -> None:
+    centre = make(tmp_path / "centre", everywhere=True, nginx="none-such")
+    up = Up(centre, tmp_path / "up.log")
+    try:
+        up.says(r"nginx must be installed .* apt install nginx-light")
+        up.says(r"superlink runs")
+        tree = [psutil.Process(up.process.pid)]
+        tree += tree[0].children(recursive=True)
+        listening = {
+            (found.laddr.ip.removeprefix("::ffff:"), found.laddr.port)
+            for process in tree
+            for found in process.net_connections("inet")
+            if found.status == psutil.CONN_LISTEN
+        }
+    finally:
+        up.end()
+    config = centre.config
+    ports = {
+        int(address.rpartition(":")[2])
+        for address in (config.address, config.enrolment, config.metrics)
+    }
+    assert {host for host, _ in listening} == {"127.0.0.1"}
+    assert ports <= {port for _, port in listening}
+
+
+def test_an_address_that_is_none_is_told() -> None:
+    with pytest.raises(
+        ConfigError, match=r"metrics must be able to listen at nonsense, .* `metrics`"
+    ):
+        check_free("nonsense", what="metrics", key="metrics")
 
 
 def test_a_port_in_use_is_told(centre: Centre) -> None:

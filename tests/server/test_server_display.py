@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
 from common.orders import Kind
-from server.console.display import Display
+from server.console.display import Display, closed_line
 from server.events import ReplyArrived, RoundClosed, RoundStarted, Waiting
 
 CLOSED = RoundClosed(
@@ -34,3 +35,11 @@ def test_each_round_and_each_reply_that_does_not_count_is_a_line() -> None:
         "round 1: elm declined: hours must be [22:00-06:00]",
         "round 1/2 committed: 2 replies, release abababababab, 12.3 s",
     ]
+
+
+def test_a_skipped_round_says_why_and_one_reply_is_one() -> None:
+    skipped = replace(CLOSED, outcome="skipped", counted=1, reason="1 of 2 replies counted")
+    said = "round 1/2 skipped: 1 of 2 replies counted, release abababababab, 12.3 s"
+    assert closed_line(skipped) == said
+    adopted = replace(CLOSED, kind=Kind.ADOPT, counted=1)
+    assert closed_line(adopted) == "adoption committed: 1 reply, release abababababab, 12.3 s"

@@ -14,7 +14,7 @@ from common.orders import Kind, Outcome, Reply
 from server.events import ReplyArrived, RoundClosed, RoundStarted, Waiting
 from server.releases import Releases
 from server.state.store import Store, history
-from server.state.tables import ReplyRow
+from server.state.tables import FINISHED, ReplyRow, RunRow
 
 
 def spoiled(plant: str, **changes: Any) -> Any:
@@ -177,6 +177,13 @@ def test_too_few_plants_wait_until_the_deadline_then_skip(centre: Any) -> None:
     assert [row["reason"] for row in history(centre.home)] == ["3 of 4 plants connected"] * 2
     assert Waiting(round=1, connected=3, needed=4) in centre.events
     assert {asked[0] for asked in centre.plants.asked} == {Kind.ADOPT}
+    with Store(centre.home).reading() as session:
+        row = session.get_one(RunRow, "run")
+    assert (row.state, row.reason) == (
+        FINISHED,
+        "no round was committed, the model is as it was; the last was skipped: 3 of 4 plants "
+        "connected",
+    )
 
 
 def test_a_round_starts_when_the_missing_plant_comes(centre: Any) -> None:

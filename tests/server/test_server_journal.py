@@ -24,7 +24,7 @@ from server.state.audit import Verdict, verify
 from server.state.journal import HEAD, START, Journal, digest_of
 from server.state.registry import Registry
 from server.state.store import Store
-from server.state.tables import EntryRow
+from server.state.tables import EntryRow, RunRow
 
 HOUR = timedelta(hours=1)
 
@@ -257,6 +257,41 @@ def test_a_changed_table_is_found(filled: Store, keys: Any, statement: str, faul
     with filled.writing() as session:
         session.execute(text(statement))
     assert verify(filled, trust=keys.trust).faults == (fault,)
+
+
+def test_privacy_that_rounds_spend_is_logged(centre: Any, keys: Any) -> None:
+    noise = {"unit": "plant", "noise_multiplier": 0.8, "clip": 2.0}
+    centre.configure(rounds=2, privacy=noise, training={"batch_norm": "frozen"})
+    centre.open().run()
+    store = Store(centre.home, centre.database)
+    with store.reading() as session:
+        spent = select(EntryRow.body).where(EntryRow.kind == "privacy").order_by(EntryRow.number)
+        bodies = [json.loads(body) for body in session.scalars(spent)]
+        config = session.get_one(RunRow, "run").config
+    assert [(body["round"], body["plant"]) for body in bodies] == [
+        (number, plant) for number in (1, 2) for plant in ("ash", "elm", "oak")
+    ]
+    assert noise.items() <= bodies[0].items()
+    assert {"sample_rate", "steps", "delta"} <= bodies[0].keys()
+    assert verify(store, trust=keys.trust).faults == ()
+
+    config["privacy"]["noise_multiplier"] = 8.0
+    with store.writing() as session:
+        session.execute(update(RunRow).values(config=config, state="failed"))
+    fault = "configuration of run run is not what was logged"
+    assert verify(store, trust=keys.trust).faults == (fault,)
+    Registry(store, signer=keys.signer).take("run")  # does not make the new settings the true ones
+    assert verify(store, trust=keys.trust).faults == (fault,)
+
+
+def test_a_log_from_before_settings_were_bound_is_whole(
+    small: Any, keys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "server.state.tenure.start_body", lambda row: {"run": row.name, "fence": row.fence}
+    )
+    small.open().run()
+    assert verify(Store(small.home), trust=keys.trust).faults == ()
 
 
 def test_a_cut_off_end_is_known_by_the_releases_too(filled: Store, keys: Any) -> None:
