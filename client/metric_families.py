@@ -78,12 +78,12 @@ GPU = gauge(
     "GPU memory: most that the last order took (used), and what there is (total).",
     "kind",
 )
-IMAGES = gauge("transferline_daemon_images", "Images in use, by split.", "split")
+IMAGES = gauge("transferline_daemon_images", "Examples in use, by split.", "split")
 SCORE = gauge(
     "transferline_daemon_score",
-    "Latest scores on the plant's validation images: its own model (local), the release as it came "
-    "(incoming), after training (trained), after fine-tuning (tuned), the model that inspects "
-    "parts (deployed). Shares from 0 to 1, loss in nats.",
+    "Latest scores on the plant's validation examples: its own model (local), the release as it "
+    "came (incoming), after training (trained), after fine-tuning (tuned), the model that inspects "
+    "parts (deployed). Shares from 0 to 1, rmse and mae in the target's units.",
     "stage",
     "metric",
 )

@@ -78,6 +78,11 @@ class Kind:
         pretrained image backbones.
     pretrained : the same for backbones that bring weights of their own, by name and what of them
         is trained, ``whole`` or ``lora``.
+    views : whether an example can be shown in two ways, as self-supervised methods need.
+    single : whether nothing of its examples but the gradient of each moves the backbone, so that
+        noise can hide one of them (``privacy.unit = "record"``).
+    remembers : whether the head is a memory of a plant's own, filled and not trained.
+    proposes : whether `optimise` can search its inputs, where it learns numbers.
     """
 
     family: str
@@ -88,6 +93,10 @@ class Kind:
     measure: Measure | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     pretrained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    views: bool = False
+    single: bool = False
+    remembers: bool = False
+    proposes: bool = False
 
 
 #: Steps for small networks that start from random weights.
@@ -144,9 +153,16 @@ def defaults_of(kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 KINDS: dict[TaskName, Kind] = {
-    "image-classification": Kind(family="image", backbone="mobilenet_v2", images=True),
+    "image-classification": Kind(
+        family="image", backbone="mobilenet_v2", images=True, views=True, single=True
+    ),
     "image-anomaly": Kind(
-        family="patches", backbone="mobilenet_v2", images=True, section="anomaly", measure=AUROC
+        family="patches",
+        backbone="mobilenet_v2",
+        images=True,
+        section="anomaly",
+        measure=AUROC,
+        remembers=True,
     ),
     "series-classification": Kind(
         family="series", backbone="wdcnn", section="series", training=SERIES_FROM_SCRATCH
@@ -165,6 +181,7 @@ KINDS: dict[TaskName, Kind] = {
         learns=None,
         section="table",
         training=FROM_SCRATCH,
+        proposes=True,
     ),
     "text-classification": Kind(
         family="text",
@@ -174,6 +191,11 @@ KINDS: dict[TaskName, Kind] = {
         pretrained={"encoder whole": ENCODER, "encoder lora": ADAPTERS},
     ),
 }
+
+
+def able(feature: str) -> str:
+    """Name the tasks whose `Kind` has a feature, for messages."""
+    return " or ".join(task for task, kind in KINDS.items() if getattr(kind, feature))
 
 
 def foreign_keys(task: TaskName) -> set[str]:

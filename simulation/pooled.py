@@ -13,7 +13,7 @@ from typing import Any
 
 from client.device import choose_device
 from client.fitting import network_for, predicted_of
-from client.methods import OWN_ALONE, Work, alone
+from client.methods import Work, alone
 from client.plant import open_plant
 from client.tasks.metrics import Prediction
 from client.tasks.pooling import starts
@@ -23,6 +23,7 @@ from common.config import FederationConfig
 from common.errors import DataError
 from common.files import load_tensors, save_tensors
 from common.orders import Release
+from common.tasks import KINDS
 
 #: A prediction, and all its scores.
 Pooled = tuple[Prediction, Mapping[str, Any]]
@@ -61,7 +62,7 @@ def train_pooled(
         save_tensors(path, read_tensors(network))
     found: list[Pooled] = []
     for folder, plant, start in zip(folders, plants, starts(plants), strict=True):
-        if config.task in OWN_ALONE:
+        if KINDS[config.task].remembers:
             # The backbone is that of all plants, the memory the plant's own.
             its = replace(trainer, task=open_plant(folder).task(config), data=plant)
             alone("head_only", task=config.task)(Work(network=network, trainer=its, first=True))

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from common.files import write_atomic
+from common.tasks import KINDS
 from simulation import charts
 from simulation.charts import SHARES, Scale
 from simulation.notation import Notation, per_cent, plain, points
@@ -80,12 +81,14 @@ def write_report(results: Results, path: Path) -> None:
     learning = {name: lines for name in results.plants if (lines := _learning(results, name))}
     gains = [results.gain, *(plant.gain for plant in results.plants.values())]
     known = [getattr(plant, name) for plant in results.plants.values() for name in VARIANTS]
+    kind = KINDS[results.task]
     page = _environment(results, known).get_template("run.html.j2")
     text = page.render(
         results=results,
         story=story(results),
         metric=results.word,
-        things="images" if results.task.startswith("image") else "examples",
+        things="images" if kind.images else "examples",
+        remembers=kind.remembers,
         variants={
             name: word
             for name, word in WORDS.items()

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.files import write_atomic
+from common.tasks import TaskName
 
 VERSION = 2
 VARIANTS = ("head_only", "local", "federated", "pooled", "deployed")
@@ -211,7 +212,7 @@ class Results(Record):
     version: Literal[2] = Field(2, description="Version of this schema.")
     transferline: str = Field(description="Version of Transferline that wrote the file.")
     name: str = Field(description="Name of the federation.")
-    task: str = Field("image-classification", description="What the plants learned.")
+    task: TaskName = Field("image-classification", description="What the plants learned.")
     metric: str = Field("balanced_accuracy", description="What the scores are.")
     word: str = Field("balanced accuracy", description="The same for readers.")
     lower: bool = Field(False, description="Whether a lower score is the better one.")

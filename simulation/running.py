@@ -16,7 +16,7 @@ from simulation.results import save_results, write_plants_csv
 from simulation.run import Plan
 from simulation.run import run as run_plan
 from simulation.split import split_product
-from simulation.story import names
+from simulation.story import names, story
 from simulation.table import print_table
 from simulation.watch import Display
 
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def run(plan: Plan, *, report: Path | None = None) -> None:
-    """Run a federation, write its results and print its table.
+    """Run a federation, write its results and print its table and what it says.
 
     Parameters
     ----------
@@ -46,6 +46,7 @@ def run(plan: Plan, *, report: Path | None = None) -> None:
     report = report or plan.out / "report.html"
     write_report(results, report)
     print_table(results, console())
+    console().print(story(results)[0])
     console().print(f"report: {report}")
 
 

@@ -193,30 +193,26 @@ def _tf_idf(strength: float) -> Pipeline:
 
 
 def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return one table a backbone, the references in each, per plant with intervals."""
+    """Return one table a backbone and seed, the references in each, per plant with intervals."""
     lines: list[str] = []
-    for what in ("text_cnn", "text_transformer", "encoder_lora", "encoder_whole"):
+    for what in ("text_cnn", "encoder_whole", "encoder_lora", "text_transformer"):
         seeds = [n for n in range(SEEDS) if f"{what}-{n}" in found and f"references-{n}" in found]
-        lines += [f"`{what}`, {_seeds(len(seeds))}" if seeds else f"`{what}`: not run.", ""]
-        if seeds:
-            cells = [found[f"{what}-{seed}"] for seed in seeds]
-            beside = [found[f"references-{seed}"] for seed in seeds]
-            lines += [*_table(cells, beside), ""]
+        if not seeds:
+            lines += [f"`{what}`: not run.", ""]
+        for seed in seeds:
+            table = _table(found[f"{what}-{seed}"], beside=found[f"references-{seed}"])
+            lines += [f"`{what}`, seed {seed}", "", *table, ""]
     return "\n".join(lines)
 
 
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
-
-
-def _table(cells: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]]) -> list[str]:
-    plants = list(cells[0]["plants"])
-    known = cells[0]["plants"][plants[0]]
+def _table(cell: Mapping[str, Any], *, beside: Mapping[str, Any]) -> list[str]:
+    plants = list(cell["plants"])
+    known = cell["plants"][plants[0]]
     columns = (*REFERENCES, *(variant for variant in VARIANTS if variant in known))
 
     def of(plant: str, variant: str) -> list[Prediction]:
-        runs = beside if variant in REFERENCES else cells
-        return [restored(run["plants"][plant][variant]) for run in runs]
+        run = beside if variant in REFERENCES else cell
+        return [restored(run["plants"][plant][variant])]
 
     lines = [
         f"| plant | {' | '.join(columns)} | deployed - local | adopted |",
@@ -224,9 +220,9 @@ def _table(cells: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any
     ]
     for plant in plants:
         gain = paired_interval(of(plant, "deployed"), of(plant, "local"))
-        adopted = sum(cell["deployed"][plant] == "federated" for cell in cells)
+        adopted = int(cell["deployed"][plant] == "federated")
         figures = " | ".join(shown(interval(of(plant, column))) for column in columns)
-        row = f"| {plant} | {figures} | {shown(gain, '+.3f')} | {adopted} of {len(cells)} |"
+        row = f"| {plant} | {figures} | {shown(gain, '+.3f')} | {adopted} of 1 |"
         lines.append(row)
     every = {column: [of(plant, column) for plant in plants] for column in columns}
     means = " | ".join(shown(mean_interval(every[column])) for column in columns)
@@ -234,7 +230,7 @@ def _table(cells: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any
     lines += [f"| **mean** | {means} | **{shown(gain, '+.3f')}** | |", ""]
     against = paired_mean_interval(every["federated"], every["tf-idf pooled"])
     alone = paired_mean_interval(every["local"], every["tf-idf alone"])
-    sent = np.mean([cell["bytes_up"] for cell in cells]) / 1e6
+    sent = cell["bytes_up"] / 1e6
     lines.append(
         f"Local minus TF-IDF alone: {shown(alone, '+.3f')}. Federated minus TF-IDF pooled: "
         f"{shown(against, '+.3f')}. An update is {sent:.1f} MB."

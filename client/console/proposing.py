@@ -22,7 +22,7 @@ from client.plant import Plant
 from client.tasks.data import PlantData
 from common.config import FederationConfig
 from common.errors import ConfigError
-from common.tasks import learns
+from common.tasks import KINDS, learns
 
 #: Below this rank correlation on validation rows a model cannot tell good settings from bad ones.
 WEAK = 0.5
@@ -43,7 +43,7 @@ def propose(folder: Path, wishes: Wishes) -> tuple[Ensemble, Found]:
 
 def propose_by(plant: Plant, config: FederationConfig, wishes: Wishes) -> tuple[Ensemble, Found]:
     """As `propose`, by settings that are given."""
-    if config.task != "tabular" or learns(config) != "numbers":
+    if not KINDS[config.task].proposes or learns(config) != "numbers":
         raise ConfigError(
             f"optimise needs a plant that learns a number from a table, got task {config.task}"
         )

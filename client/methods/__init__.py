@@ -21,6 +21,7 @@ from client.methods.head_only import head_only
 from client.methods.l2sp import l2sp
 from client.methods.simclr import SimCLR
 from client.selection import Evidence
+from common.tasks import KINDS, TaskName
 
 FEDERATED: dict[str, Method] = {
     "fedavg": FedAvg(),
@@ -40,19 +41,17 @@ ALONE: dict[str, Callable[[Work], Evidence]] = {
     "pooled": fine_tune,
 }
 
-#: Where a task has methods of one plant alone of its own.
-OWN_ALONE: dict[str, dict[str, Callable[[Work], Evidence]]] = {
-    "image-anomaly": {
-        "head_only": remember,
-        **dict.fromkeys(("local", "fine_tune", "l2sp"), local),
-        "pooled": pooled,
-    },
+#: The same where the head is a memory.
+REMEMBERED: dict[str, Callable[[Work], Evidence]] = {
+    "head_only": remember,
+    **dict.fromkeys(("local", "fine_tune", "l2sp"), local),
+    "pooled": pooled,
 }
 
 
-def alone(method: str, *, task: str) -> Callable[[Work], Evidence]:
+def alone(method: str, *, task: TaskName) -> Callable[[Work], Evidence]:
     """Return a method of one plant alone, as the task has it."""
-    return OWN_ALONE.get(task, ALONE)[method]
+    return (REMEMBERED if KINDS[task].remembers else ALONE)[method]
 
 
 __all__ = ["ALONE", "FEDERATED", "Method", "Work"]

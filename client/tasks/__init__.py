@@ -85,6 +85,10 @@ class Task(Protocol):
         """Return what makes of a raw batch what a head fits itself to; None: the evaluation's."""
         ...
 
+    def views(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+        """Return what makes one of two views of a raw batch; None unless its `Kind` has views."""
+        ...
+
     def weights(self, data: PlantData, indices: Tensor) -> Tensor | None:
         """Return what ``loss`` weighs by, worked out once for a training set."""
         ...

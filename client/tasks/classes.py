@@ -43,6 +43,9 @@ class Classes:
     def head_transform(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
         return None
 
+    def views(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+        return None
+
     def weights(self, data: PlantData, indices: Tensor) -> Tensor | None:
         return data.class_weights(indices)
 

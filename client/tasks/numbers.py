@@ -40,6 +40,9 @@ class Numbers:
     def head_transform(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
         return None
 
+    def views(self) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+        return None
+
     def weights(self, data: PlantData, indices: Tensor) -> Tensor | None:
         return None
 

@@ -26,7 +26,7 @@ from common.config.text import PlantTextSection, TextSection
 from common.config.training import MethodConfig, TrainingConfig
 from common.config.update import UpdateConfig
 from common.sharing import FEDERATED, SELF_SUPERVISED
-from common.tasks import KINDS, TaskName, defaults_of, foreign_keys
+from common.tasks import KINDS, TaskName, able, defaults_of, foreign_keys
 from common.toml import read_toml, validate
 
 MethodName = Literal["fedavg", "fedprox", "fedper", "fedrep", "fedbn", "ditto", "simclr"]
@@ -235,9 +235,9 @@ class FederationConfig(Section):
 
     @model_validator(mode="after")
     def _views_are_of_images(self) -> Self:
-        if self.method in SELF_SUPERVISED and self.task != "image-classification":
+        if self.method in SELF_SUPERVISED and not KINDS[self.task].views:
             raise ValueError(
-                f"method {self.method} must have task image-classification, got {self.task}: it "
+                f"method {self.method} must have task {able('views')}, got {self.task}: it "
                 "learns from two views of an image; use fedper"
             )
         return self

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from common.config.section import Positive, Section
 from common.sharing import SELF_SUPERVISED
+from common.tasks import KINDS, able
 
 if TYPE_CHECKING:
     from common.config.federation import FederationConfig
@@ -92,11 +93,11 @@ def _of_records(config: FederationConfig) -> str:
             f"method must be another than {config.method} with privacy.unit 'record': the gradient "
             "of an image depends on the others of its batch; use fedper, or privacy.unit 'plant'"
         )
-    if config.task != "image-classification":
+    if not KINDS[config.task].single:
         return (
-            f"task must be image-classification with privacy.unit 'record', got {config.task}: "
-            "its input, or its loss, goes by statistics of all records, which noise does not hide; "
-            "use privacy.unit 'plant'"
+            f"task must be {able('single')} with privacy.unit 'record', got {config.task}: its "
+            "input, or its loss, goes by statistics of all records, which noise does not hide; use "
+            "privacy.unit 'plant'"
         )
     return ""
 

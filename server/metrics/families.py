@@ -145,7 +145,8 @@ LAST_SEEN = gauge(
 )
 SCORE = gauge(
     "transferline_plant_score",
-    "What a plant last reported on its own validation images: shares from 0 to 1, loss in nats.",
+    "What a plant last reported on its own validation examples: shares from 0 to 1, rmse and mae "
+    "in the target's units.",
     "plant",
     "stage",
     "metric",

@@ -170,7 +170,7 @@ def test_settings_that_let_something_through_are_refused(
 @pytest.mark.parametrize(
     ("fields", "why"),
     [({"method": "fedrep"}, "use fedper"), ({"method": "simclr"}, "the others of its batch"),
-     ({"task": "of-another-kind"}, "unit 'plant'")],
+     ({"task": "tabular"}, "unit 'plant'")],
 )  # fmt: skip
 def test_methods_and_tasks_that_look_at_all_records_are_refused(
     fields: dict[str, str], why: str
