@@ -18,6 +18,8 @@ from common.errors import DataError
 
 Floats = npt.NDArray[np.float32]
 
+#: What float32 holds, rounded down.
+LARGEST = 3.4e38
 #: A column of names with more of them tells one row from another, and nothing else.
 MOST_LEVELS = 100
 #: From this share of numbers on, a column is meant to hold numbers.
