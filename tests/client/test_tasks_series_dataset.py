@@ -94,6 +94,21 @@ def test_no_unit_is_torn(tmp_path: Path) -> None:
     assert not (units[1] & units[2])
 
 
+def test_a_unit_that_comes_back_goes_on(tmp_path: Path) -> None:
+    """Its windows have names, and an order in time, of their own."""
+    folder = write_life(tmp_path / "p")
+    path = folder / "engines.csv"
+    header, *rows = path.read_text().splitlines()
+    first = [row for row in rows if row.startswith("1,")]
+    path.write_text("\n".join([header, *first[:15], *rows[len(first) :], *first[15:]]))
+
+    names = [name for name in life(folder).names if ", unit 1 @" in name]
+
+    assert sorted(names) == [
+        f"engines.csv, unit 1 @ {end}" for end in (11, 13, 15, *range(25, 32, 2))
+    ]
+
+
 @pytest.mark.parametrize(("files", "groups"), [(8, 4), (4, 40), (1, 10)])
 def test_files_that_are_dealt_out_whole_are_one_evidence(
     tmp_path: Path, files: int, groups: int
@@ -412,6 +427,18 @@ def test_windows_whose_channels_are_not_known_are_refused(
 
     with pytest.raises(DataError, match=says):
         faults(tmp_path / "p", **settings)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e300])
+def test_a_window_that_begins_nowhere_is_refused(tmp_path: Path, wrong: float) -> None:
+    (tmp_path / "p").mkdir()
+    x = np.random.default_rng(0).normal(size=(40, 1, 64))
+    offset = np.arange(40) * 64.0
+    offset[3] = wrong
+    np.savez(tmp_path / "p" / "w.npz", X=x, label=np.repeat(["a", "b"], 20), offset=offset)
+
+    with pytest.raises(DataError, match=r"offset of .*w\.npz must be .* for window 4; mend it"):
+        faults(tmp_path / "p")
 
 
 def test_channels_of_windows_are_found_by_name(tmp_path: Path) -> None:

@@ -135,7 +135,12 @@ def _deal(pieces: Sequence[Piece], selection: Selection, where: str, *, numbers:
         horizon=selection.horizon if numbers else 0,
     )
     train, validation, test = deal(
-        pieces, windows, labels=selection.labels_per_class, seed=selection.seed, where=where
+        pieces,
+        windows,
+        labels=selection.labels_per_class,
+        seed=selection.seed,
+        where=where,
+        unit=selection.unit,
     )
     if selection.judge_end:
         test = _ends(pieces, windows, test)

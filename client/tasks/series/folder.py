@@ -8,6 +8,7 @@ in one line: which file, which channel, what to do.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,9 @@ from client.tasks.series.signal import Piece, mend, resample, to_orders
 from common.errors import DataError
 
 Array = npt.NDArray[Any]
+
+#: No recording is longer; integers of this size are still exact.
+MOST_SAMPLES = 2.0**53
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,17 +186,20 @@ def _pieces(
     if learns == "classes" and not label:
         labels = _labels(path, columns, selection)
     units = _column(path, columns, selection.unit, "series.unit") if selection.unit else None
+    seen: Counter[str] = Counter()  # rows of a unit that came before: it may come back
     for start, stop in _stretches(len(values), units, labels):
+        unit = "" if units is None else _plain(units[start])
         yield Piece(
             file=name,
-            group=name if units is None else f"{selection.unit} {_plain(units[start])}",
+            group=name if units is None else f"{selection.unit} {unit}",
             values=values[start:stop],
             settings=settings[start:stop],
             target=None if target is None else target[start:stop],
             label=label if labels is None else str(labels[start]),
             test=test,
-            start=start if units is None else 0,
+            start=start if units is None else seen[unit],
         )
+        seen[unit] += stop - start
 
 
 def _cut_before(
@@ -224,7 +231,7 @@ def _cut_before(
     if learns == "classes" and not label:
         labels = _labels(path, columns, selection)
     groups = columns.columns.get("group")
-    offsets = columns.columns.get("offset")
+    offsets = _offsets(path, columns)
     length = windows.shape[2]
     for place, window in enumerate(windows):
         yield Piece(
@@ -238,6 +245,19 @@ def _cut_before(
             start=place * length if offsets is None else int(offsets[place]),
             window=True,
         )
+
+
+def _offsets(path: Path, columns: Columns) -> Array | None:
+    """Return where windows begin in their recording, if the file says it."""
+    if "offset" not in columns.columns:
+        return None
+    found = numbers(path, "offset", columns.columns["offset"])
+    if wrong := np.flatnonzero(~(np.abs(found) < MOST_SAMPLES)).tolist():
+        raise DataError(
+            f"offset of {path} must be the sample at which a window begins, got "
+            f"{found[wrong[0]]:g} for window {wrong[0] + 1}; mend it, or leave `offset` out"
+        )
+    return found
 
 
 def _channels(
