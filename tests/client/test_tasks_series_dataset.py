@@ -359,6 +359,23 @@ def test_files_of_two_rates_are_refused_unless_they_are_resampled(tmp_path: Path
     assert faults(folder, rate=1000.0).notes == ()
 
 
+def test_a_rate_may_be_told_by_time_alone(tmp_path: Path) -> None:
+    """1 ms and 10 ms apart are two rates though nobody writes `rate`."""
+    folder = write_faults(tmp_path / "p", time=np.arange(1280) * 0.001)
+
+    assert faults(folder).rate == pytest.approx(1000)
+    assert faults(folder, rate=1000.0).rate == 0
+    one = dict(np.load(folder / "worn" / "a.npz"))
+    np.savez(folder / "worn" / "a.npz", **one | {"time": np.arange(1280) * 0.01})
+
+    with pytest.raises(DataError, match=r"one sampling rate .* 100 \(worn.* and 1000 \(good"):
+        faults(folder)
+    stamps = np.array(["2024-01-01"] * 1280)
+    for name in ("good", "worn"):
+        np.savez(folder / name / "a.npz", **one | {"time": stamps})
+    assert faults(folder).rate == 0
+
+
 def test_a_short_unit_is_left_out_or_lengthened(tmp_path: Path) -> None:
     write_life(tmp_path / "p")
     rows = (tmp_path / "p" / "engines.csv").read_text().splitlines()

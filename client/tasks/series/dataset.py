@@ -88,6 +88,7 @@ def load_series(
         groups=_groups(found.pieces, dealt, selection),
         fingerprint=hashlib.sha256(inputs.tobytes() + str(selection).encode()).hexdigest(),
         typical={f"|{name}|": value for name, value in typical.items()},
+        rate=found.rate,
         skipped=found.skipped,
         notes=tuple(notes),
     )

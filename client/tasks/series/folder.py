@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from client.tasks.data import Progress, Skipped
 from client.tasks.series.files import SUFFIXES, Columns, is_series, numbers, read
+from client.tasks.series.rates import as_recorded, rate_of, rpm_of, told_rate
 from client.tasks.series.selection import Selection
 from client.tasks.series.signal import Piece, mend, resample, to_orders
 from common.errors import DataError
@@ -38,11 +39,13 @@ class Recordings:
     pieces : without gaps, at the rate that the network sees.
     skipped : files that could not be used.
     notes : one line each.
+    rate : samples a second that all were recorded at, where none is agreed on; 0: unknown.
     """
 
     pieces: tuple[Piece, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
+    rate: float = 0.0
 
 
 def find(folder: Path) -> list[tuple[str, str]]:
@@ -106,13 +109,13 @@ def load(
         if label and selection.classes and label not in selection.classes:
             continue
         columns = read(folder / name)
-        rates.setdefault(columns.facts.get("rate", selection.recorded), name)
+        rates.setdefault(told_rate(columns, selection), name)
         for piece in _pieces(folder, name, label, columns, selection, learns):
             if piece.label and selection.classes and piece.label not in selection.classes:
                 continue
             mended = mend(piece, longest=selection.gap)
             filled, lost = filled + mended.filled, lost + mended.lost
-            rate, rpm = (fact(folder / name, columns, selection) for fact in (_rate, _rpm))
+            rate, rpm = (fact(folder / name, columns, selection) for fact in (rate_of, rpm_of))
             pieces.extend(
                 _comparable(part, rate, rpm, selection, where=folder / name)
                 for part in mended.pieces
@@ -123,8 +126,13 @@ def load(
     kept, skipped = _long_enough(pieces, selection)
     if not kept:
         raise _too_short(folder, pieces, selection, lost=lost)
-    notes = _as_recorded(folder, rates, selection) + _gaps(selection, filled=filled, lost=lost)
-    return Recordings(pieces=tuple(kept), skipped=tuple(skipped), notes=tuple(notes))
+    notes = as_recorded(folder, rates, selection) + _gaps(selection, filled=filled, lost=lost)
+    return Recordings(
+        pieces=tuple(kept),
+        skipped=tuple(skipped),
+        notes=tuple(notes),
+        rate=0.0 if selection.rate or selection.per_revolution else max(rates),
+    )
 
 
 def _gaps(selection: Selection, *, filled: int, lost: int) -> list[str]:
@@ -312,53 +320,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, np.floating) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def _as_recorded(folder: Path, rates: Mapping[float, str], selection: Selection) -> list[str]:
-    """Return what is to be said of sampling rates where none is agreed on.
-
-    Raises
-    ------
-    DataError
-        If the plant's own files have several.
-    """
-    if selection.rate or selection.per_revolution:
-        return []
-    known = sorted(rate for rate in rates if rate)
-    if len(known) > 1:
-        raise DataError(
-            f"files of {folder} must be of one sampling rate while series.rate is 0, got "
-            f"{known[0]:g} ({rates[known[0]]}) and {known[-1]:g} ({rates[known[-1]]}); agree on a "
-            "series.rate, and faster ones are resampled"
-        )
-    return [
-        f"recorded at {rate:g} samples a second; series.rate is 0: see that other plants are alike"
-        for rate in known
-    ]
-
-
-def _rate(path: Path, columns: Columns, selection: Selection) -> float:
-    rate = columns.facts.get("rate", selection.recorded)
-    if not rate and "time" in columns.columns and (selection.rate or selection.per_revolution):
-        steps = np.diff(numbers(path, "time", columns.columns["time"]))
-        middle = float(np.median(steps)) if len(steps) else 0.0
-        rate = 1.0 / middle if middle > 0 else 0.0
-    if not rate and (selection.rate or selection.per_revolution):
-        raise DataError(
-            f"sampling rate of {path} must be known, got no `rate` and no `time` in it; "
-            "say it with series.recorded in plant.toml"
-        )
-    return rate
-
-
-def _rpm(path: Path, columns: Columns, selection: Selection) -> float:
-    rpm = columns.facts.get("rpm", selection.rpm)
-    if selection.per_revolution and not selection.speed and not rpm:
-        raise DataError(
-            f"speed of the shaft must be known for {path}, got no `rpm` in it; say it with "
-            "series.rpm in plant.toml, or name a channel with series.speed in federation.toml"
-        )
-    return rpm
 
 
 def _comparable(
