@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,6 +252,11 @@ def spoil(folder: Path, change: str) -> None:
             row[3] = "stuck"
         if change == "constant":
             row[2] = row[3] = "7"
+        if change == "no unit":
+            row[0] = ""
+        if change in ("no target", "always", "capped"):
+            row[4] = {"no target": "", "always": "3", "capped": "50"}[change]
+    rows = rows[:2] if change == "one" else rows
     path.write_text("\n".join(",".join(row) for row in rows))
 
 
@@ -268,7 +274,18 @@ def spoil(folder: Path, change: str) -> None:
             "rate of .*/p/engines.csv must be at least 10 .* got 5",
         ),
         ("", {"per_revolution": 64, "recorded": 5.0}, "speed of the shaft must be known"),
-        ("nan", {}, "channels of .* must have values, got 276 samples that all lack one"),
+        ("", {"settings": ("flow",)}, "must have the column 'flow' of series.settings"),
+        ("", {"speed": "turns"}, "must have the column 'turns' of series.speed"),
+        (
+            "nan",
+            {},
+            r"hold a recording that can .* \(engines.csv, unit 1: no values in heat\)",
+        ),
+        ("no target", {}, "got none .*engines.csv, unit 1: no values in rul, the target"),
+        ("no unit", {}, r"got none \(no rows\); .* rows of one unit must name it"),
+        ("one", {"unit": ""}, r"got none \(engines.csv: one sample is no series\)"),
+        ("always", {}, "target 'rul' of .* must differ in the training data, it is always 3; name"),
+        ("capped", {}, "it is always 20; .* or raise series.cap"),
         ("gaps", {"window": 50}, "piece without a gap of .* 10 samples, got 50; .* series.gap"),
         ("string", {}, "column load of .* must hold numbers, got 'stuck' in row 5"),
         ("constant", {}, "a channel of .* must vary in the training data"),
@@ -284,6 +301,49 @@ def test_bad_input_is_told_in_one_line(
         life(folder, **settings)
 
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_rows_is_told(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    np.savez(tmp_path / "p" / "a.npz", heat=[], load=[], rul=[], unit=[])
+
+    with pytest.raises(DataError, match=r"must hold a recording that can be used, got none \(no r"):
+        life(tmp_path / "p")
+
+
+def test_rows_without_a_unit_are_told(tmp_path: Path) -> None:
+    folder = write_life(tmp_path / "p")
+    whole = life(folder)
+    path = folder / "engines.csv"
+    for missing in ("", "nan"):
+        with path.open("a") as file:
+            file.write(f"{missing},0,500,0,30\n" * 12)
+
+    data = life(folder)
+
+    assert data.names == whole.names
+    assert data.notes == ("24 rows without a unit are left out",)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (np.ones(30), "30 samples are shorter than a window of 64"),
+        (np.ones(1), "one sample is no series"),
+        (np.full(500, np.nan), "no values in vibration"),
+    ],
+)
+def test_a_class_without_a_usable_file_is_told_with_the_reason(
+    tmp_path: Path, values: np.ndarray, why: str
+) -> None:
+    folder = write_faults(tmp_path / "p")
+    np.savez(folder / "worn" / "a.npz", vibration=values)
+
+    for classes in ((), ("good", "worn")):
+        with pytest.raises(DataError, match=rf"class worn of .*got none \(worn/a\.npz: {why}\);"):
+            faults(folder, classes=classes)
+    shutil.copytree(folder / "good", folder / "loose")
+    assert f"class worn is left out (worn/a.npz: {why})" in faults(folder).notes
 
 
 def test_a_run_of_missing_samples_is_cut_out_and_told(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from client.tasks.data import PlantData, Progress, Unlabelled
 from client.tasks.meaning import Meaning
 from client.tasks.numbers import fit_scale
-from client.tasks.series.folder import load
+from client.tasks.series.folder import Recordings, load
 from client.tasks.series.normalise import Normaliser, rounding
 from client.tasks.series.selection import Selection
 from client.tasks.series.signal import Piece
@@ -55,12 +55,13 @@ def load_series(
         If the recordings are not fit for use; one line.
     """
     found = load(folder, selection=selection, learns=learns, progress=progress)
-    classes = _classes(found.pieces, selection, folder) if learns == "classes" else ()
+    classes = _classes(found, selection, folder) if learns == "classes" else ()
     dealt = _deal(found.pieces, selection, str(folder), numbers=learns == "numbers")
     normaliser = _normaliser(found.pieces, dealt, selection)
     typical = _typical(found.pieces, dealt, selection)
     notes = [
         *found.notes,
+        *(f"class {name} is left out ({why})" for name, why in found.unusable.items() if name),
         *_constant(normaliser, selection, folder),
         *_units(typical, selection),
     ]
@@ -69,6 +70,7 @@ def load_series(
     centre, spread = None, None
     train = torch.from_numpy(dealt.train)
     if learns == "numbers":
+        _check_varies(targets[train], selection, folder)
         centre, spread = fit_scale(targets[train])
     validation = torch.from_numpy(dealt.validation)
     return PlantData(
@@ -315,8 +317,14 @@ def _targets(
     return torch.from_numpy(found.astype(np.float32))
 
 
-def _classes(pieces: Sequence[Piece], selection: Selection, folder: Path) -> tuple[str, ...]:
-    found = sorted({piece.label for piece in pieces})
+def _classes(recordings: Recordings, selection: Selection, folder: Path) -> tuple[str, ...]:
+    found = sorted({piece.label for piece in recordings.pieces})
+    for name, why in recordings.unusable.items():
+        if name in selection.classes or len(found) < 2:
+            raise DataError(
+                f"class {name} of {folder} must have a recording that can be used, got none "
+                f"({why}); record longer, or mend the file"
+            )
     if missing := [name for name in selection.classes if name not in found]:
         raise DataError(
             f"{folder} must hold recordings of the classes asked for, {missing} missing; it has "
@@ -328,6 +336,17 @@ def _classes(pieces: Sequence[Piece], selection: Selection, folder: Path) -> tup
     if selection.good and selection.good not in names:
         raise DataError(f"good must be one of the classes {list(names)}, got {selection.good!r}")
     return names
+
+
+def _check_varies(targets: torch.Tensor, selection: Selection, folder: Path) -> None:
+    """Refuse a target that is always the same in the training data."""
+    value = float(targets.flatten()[0])
+    if (targets == value).all():
+        capped = ", or raise series.cap" if value == selection.cap else ""
+        raise DataError(
+            f"target {selection.target!r} of {folder} must differ in the training data, it is "
+            f"always {value:g}; name another column with series.target{capped}"
+        )
 
 
 def _numbers(selection: Selection) -> tuple[str, ...]:

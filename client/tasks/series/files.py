@@ -102,6 +102,13 @@ def numbers(path: Path, name: str, values: Array) -> npt.NDArray[np.float64]:
     return found
 
 
+def is_missing(values: Array) -> npt.NDArray[np.bool_]:
+    """Return where a column of names says none: nothing, or no number among numbers."""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    return np.isin(values, ("", "nan")) if values.dtype.kind == "U" else np.zeros(len(values), bool)
+
+
 def _number(text: str) -> float:
     text = text.strip()
     return math.nan if text.lower() in _MISSING else float(text)
