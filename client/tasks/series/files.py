@@ -1,6 +1,7 @@
 """Files of sensor series: npz, csv and parquet become columns with names.
 
-A csv or parquet file is a table: one row a moment, one column a channel, a target, a label. An npz
+A csv or parquet file is a table: one row a moment, one column a channel, a target, a label. Csv may
+be separated by comma, semicolon or tab, as tables of parts are (`client.tasks.tables.rows`). An npz
 file is the same, one array a column; or it holds windows that somebody cut before: ``X`` of shape
 (windows, samples) or (windows, channels, samples), with ``channels`` (names) and ``y`` and
 ``classes`` (labels) beside it. Facts about a file stand in it as single numbers: ``rate``, samples
@@ -14,6 +15,7 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib
+import itertools
 import math
 import zipfile
 import zlib
@@ -25,6 +27,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from client.tasks.tables.rows import dotted, separator_of
 from common.errors import ConfigError, DataError
 
 Array = npt.NDArray[Any]
@@ -164,7 +167,9 @@ def _csv(path: Path) -> dict[str, Array]:
 
 
 def _rows(path: Path, text: IO[str]) -> dict[str, Array]:
-    rows = csv.reader(text)
+    first = text.readline()
+    separator = separator_of(first)
+    rows = csv.reader(itertools.chain([first], text), delimiter=separator)
     header = [name.strip() for name in next(rows, [])]
     if len(set(header)) < len(header) or not all(header):
         raise DataError(f"{path} must have a name for each column in its first row, got {header}")
@@ -181,7 +186,7 @@ def _rows(path: Path, text: IO[str]) -> dict[str, Array]:
         raise DataError(f"{path} must have rows below its header, got none")
     return {
         name: _parsed(column)
-        for name, column in zip(header, zip(*values, strict=True), strict=True)
+        for name, column in zip(header, zip(*dotted(values, separator), strict=True), strict=True)
     }
 
 
