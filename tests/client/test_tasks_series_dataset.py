@@ -506,7 +506,17 @@ def test_windows_whose_channels_are_not_known_are_refused(
         faults(tmp_path / "p", **settings)
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e300])
+def test_windows_beyond_float32_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    x = np.random.default_rng(0).normal(size=(40, 1, 64))
+    x[6, 0, 5] = 1e100
+    np.savez(tmp_path / "p" / "w.npz", X=x, label=np.repeat(["a", "b"], 20))
+
+    with pytest.raises(DataError, match=r"column X of .*w\.npz .*, got 1e\+100 in row 7; mend"):
+        faults(tmp_path / "p")
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e30])
 def test_a_window_that_begins_nowhere_is_refused(tmp_path: Path, wrong: float) -> None:
     (tmp_path / "p").mkdir()
     x = np.random.default_rng(0).normal(size=(40, 1, 64))

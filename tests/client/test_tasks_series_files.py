@@ -120,6 +120,12 @@ def test_columns_of_other_lengths_are_refused(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("values", [np.array([1.0, np.inf, -1e300]), np.array(["1", "", "-1e300"])])
+def test_a_value_beyond_float32_is_named_with_its_row(values: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"heat of a.csv .* below 3.4e\+38, got -1e\+300 in row 3"):
+        numbers(Path("a.csv"), "heat", values)
+
+
 def test_a_string_in_a_channel_is_named_with_its_row() -> None:
     with pytest.raises(DataError, match=r"column x .* got 'off' in row 2"):
         numbers(Path("a.csv"), "x", np.array(["1", "off", ""]))

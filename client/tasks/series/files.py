@@ -27,6 +27,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from client.tasks.tables.columns import LARGEST
 from client.tasks.tables.rows import dotted, separator_of
 from common.errors import ConfigError, DataError
 
@@ -89,10 +90,10 @@ def numbers(path: Path, name: str, values: Array) -> npt.NDArray[np.float64]:
     Raises
     ------
     DataError
-        If a value is not a number; names the line.
+        If a value is not a number, or too large; names the line.
     """
     if values.dtype.kind in "fiub":
-        return values.astype(np.float64)
+        return fitting(path, name, values.astype(np.float64))
     found = np.empty(len(values))
     for row, text in enumerate(values.tolist()):
         try:
@@ -102,7 +103,24 @@ def numbers(path: Path, name: str, values: Array) -> npt.NDArray[np.float64]:
                 f"column {name} of {path} must hold numbers, got {str(text)[:40]!r} in row "
                 f"{row + 1}; mend the file, or name other channels"
             ) from error
-    return found
+    return fitting(path, name, found)
+
+
+def fitting(path: Path, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return values, of rows or of windows, that the network's float32 holds.
+
+    Raises
+    ------
+    DataError
+        If one is larger; names the row.
+    """
+    huge = np.argwhere(np.isfinite(values) & (np.abs(values) > LARGEST))
+    if len(huge):
+        raise DataError(
+            f"column {name} of {path} must hold values below {LARGEST:g}, got "
+            f"{values[tuple(huge[0])]:g} in row {huge[0][0] + 1}; mend it, or use other units"
+        )
+    return values
 
 
 def is_missing(values: Array) -> npt.NDArray[np.bool_]:

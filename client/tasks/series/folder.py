@@ -18,7 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from client.tasks.data import Progress, Skipped
-from client.tasks.series.files import SUFFIXES, Columns, is_missing, is_series, numbers, read
+from client.tasks.series.files import (
+    SUFFIXES,
+    Columns,
+    fitting,
+    is_missing,
+    is_series,
+    numbers,
+    read,
+)
 from client.tasks.series.lengths import ONE_SAMPLE, empty, long_enough, skip, too_short
 from client.tasks.series.rates import as_recorded, rate_of, rpm_of, told_rate
 from client.tasks.series.selection import Selection
@@ -233,7 +241,7 @@ def _cut_before(
     if learns == "numbers" and selection.horizon:
         raise DataError(f"{path} must hold rows to forecast from, got windows that are cut")
     places = [named.index(channel) for channel in wanted]
-    windows = columns.windows[:, places, :].astype(np.float64)
+    windows = fitting(path, "X", columns.windows[:, places, :].astype(np.float64))
     target = _target(path, columns, selection) if learns == "numbers" else None
     labels = None
     if learns == "classes" and not label:
