@@ -379,6 +379,23 @@ def test_one_constant_channel_becomes_zero_and_is_told(tmp_path: Path) -> None:
     assert data.notes == ("channel load is constant here: the network sees 0",)
 
 
+@pytest.mark.parametrize("normalise", ["plant", "window"])
+def test_a_channel_that_stands_still_in_one_class_is_told(tmp_path: Path, normalise: str) -> None:
+    """Else the class is known by a dead sensor, and no plant with a live one learns anything."""
+    folder = write_faults(tmp_path / "p")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        for state in ("good", "worn"):
+            load = rng.normal(size=640) if state == "good" else np.full(640, 3.0)
+            np.savez(folder / state / f"{name}.npz", vibration=rng.normal(size=640), load=load)
+
+    (told,) = faults(folder, channels=("vibration", "load"), normalise=normalise).notes
+
+    assert told.startswith("channel load is constant in every recording of class worn: does its")
+    np.savez(folder / "worn" / "b.npz", vibration=rng.normal(size=640), load=rng.normal(size=640))
+    assert faults(folder, channels=("vibration", "load"), normalise=normalise).notes == ()
+
+
 def test_the_units_of_a_channel_and_of_a_setting_do_not_matter(tmp_path: Path) -> None:
     """Half a micrometre is something, though it is 5e-7 of a metre."""
     write_life(tmp_path / "p")
