@@ -6,6 +6,7 @@ are there at once.
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import closing
 from dataclasses import asdict
@@ -257,11 +258,12 @@ def optimise(
         list[str] | None, typer.Option(help="NAME=NUMBER, of a column or a formula; repeatable.")
     ] = None,
     caution: Annotated[
-        float, typer.Option(min=0, help="Deviations of doubt that a proposal must make up for.")
+        float,
+        typer.Option(min=0, max=1000, help="Deviations of doubt that a proposal must make up for."),
     ] = 1.0,
     trials: Annotated[int, typer.Option(min=20, help="Settings to try.")] = 400,
     proposals: Annotated[int, typer.Option(min=1, help="How many to show.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the search.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Propose process settings from the plant's own model of its table.
@@ -274,6 +276,8 @@ def optimise(
     """
     if bool(maximise) == bool(minimise):
         raise ConfigError("one of --maximise and --minimise must be given, got both or none")
+    if math.isnan(caution):  # no range refuses it
+        raise ConfigError("--caution must be a number from 0 to 1000, got nan")
     with loading():
         from client.console import proposing  # noqa: PLC0415  loads torch
         from client.optimise import wishes as asked  # noqa: PLC0415  for this command alone

@@ -122,6 +122,11 @@ def federation_of(folder: Path) -> FederationConfig:
     path = folder / FEDERATION
     try:
         return FederationConfig.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StateError(
+            f"{path} must be there, which `transferline-plant join` writes, got none; a simulated "
+            "plant has none: join a federation first"
+        ) from error
     except OSError as error:
         raise StateError(
             f"cannot read {path}: {error.strerror}; it is written by `transferline-plant join`"

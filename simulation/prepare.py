@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from client.fitting import settings_of
 from client.plant import Plant, open_plant
 from client.tasks import TASKS
+from client.tasks.series.rates import differ
 from client.tasks.tables.columns import far_apart
 from common.backbone import Network, has_norm, load_source, norm_layers
 from common.config import FederationConfig
@@ -43,6 +45,7 @@ class Description:
     notes: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     typical: Mapping[str, float] = field(default_factory=dict)
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +156,7 @@ def prepare(
     warnings += [_skipped(name, plant) for name, plant in plants.items() if plant.skipped]
     warnings += noted(plants)
     warnings += units(plants)
+    warnings += rates(plants)
     return Prepared(home=home, job=job, plants=plants, warnings=tuple(warnings))
 
 
@@ -179,6 +183,7 @@ def describe(folder: Path, config: FederationConfig) -> Description:
         notes=data.notes,
         skipped=tuple((item.file, item.why) for item in data.skipped),
         typical=data.typical,
+        rate=data.rate,
     )
 
 
@@ -188,32 +193,56 @@ def noted(plants: Mapping[str, Description]) -> list[str]:
     for name, plant in plants.items():
         for note in plant.notes:
             where.setdefault(note, []).append(name)
-    return [
-        f"{', '.join(names[:3])}"
-        + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        + f": {note}"
-        for note, names in where.items()
-    ]
+    return [f"{_some(names)}: {note}" for note, names in where.items()]
+
+
+def _some(names: Sequence[str]) -> str:
+    """Name the first three of them."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def units(plants: Mapping[str, Description]) -> list[str]:
     """Name inputs of the same name whose values differ so much that their units may.
 
-    Each plant's median is compared with the median over plants. Only a simulation can: at a real
-    plant the federation says what it expects (``typical`` of the task's section).
+    The smallest of the plants' medians is compared with the largest; the two sides are parted where
+    the step between neighbours is widest. Only a simulation can: at a real plant the federation
+    says what it expects (``typical`` of the task's section).
     """
     known: dict[str, dict[str, float]] = {}
     for plant, described in plants.items():
         for name, value in described.typical.items():
             known.setdefault(name, {})[plant] = value
     found = []
-    for name, values in known.items():
-        for plant, value in values.items():
-            others = [other for of, other in values.items() if of != plant]
-            if others and all(far_apart(value, other) for other in others):
-                usual = float(np.median(others))
-                found.append(f"{plant}: median of {name} is {value:g}, elsewhere {usual:g}: units?")
+    for name, medians in known.items():
+        sizes = {plant: abs(value) for plant, value in medians.items() if value}
+        order = sorted(
+            (plant for plant in sizes if np.isfinite(sizes[plant])), key=sizes.__getitem__
+        )
+        if order and far_apart(sizes[order[0]], sizes[order[-1]]):
+            steps = [sizes[high] / sizes[low] for low, high in pairwise(order)]
+            border = int(np.argmax(steps)) + 1
+            told = (
+                f"{medians[side[len(side) // 2]]:g} at {_some(side)}"
+                for side in (order[:border], order[border:])
+            )
+            found.append(f"median of {name} is {', but '.join(told)}: units?")
     return found
+
+
+def rates(plants: Mapping[str, Description]) -> list[str]:
+    """Say where plants record series at different rates, and have not agreed on one."""
+    known: dict[float, list[str]] = {}
+    for name, plant in sorted(plants.items(), key=lambda item: item[1].rate):
+        if plant.rate:
+            last = next(reversed(known), 0.0)
+            known.setdefault(plant.rate if differ(last, plant.rate) else last, []).append(name)
+    if len(known) < 2:
+        return []
+    told = ", ".join(f"{rate:g} at {_some(names)}" for rate, names in known.items())
+    return [
+        f"samples a second while series.rate is 0: {told}: a window does not last as long at all "
+        "plants; agree on a series.rate"
+    ]
 
 
 def _noise(config: FederationConfig, network: Network, *, plants: int) -> list[str]:

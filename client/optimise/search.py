@@ -299,7 +299,7 @@ def _names(one: Setting, bound: Any) -> tuple[Value, ...]:
         raise ConfigError(
             f"bounds.{one.name} must be among {', '.join(one.levels)}, got {unknown[0]!r}"
         )
-    return tuple(asked)
+    return tuple(dict.fromkeys(asked))
 
 
 def _numbers(one: Setting, bound: Any, notes: list[str]) -> Choice:

@@ -144,7 +144,7 @@ def _levels(columns: Columns, config: FederationConfig) -> dict[str, tuple[str, 
 def _deviation(column: Array) -> float:
     """Return the deviation of the values that are there; 0 if there are none."""
     there = column[~np.isnan(column)]
-    return float(there.std()) if len(there) else 0.0
+    return float(there.astype(np.float64).std()) if len(there) else 0.0
 
 
 def _setting(name: str, place: int, column: Array, levels: tuple[str, ...]) -> Setting:

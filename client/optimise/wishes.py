@@ -15,16 +15,18 @@ bounds.toml::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, Strict
 
+from client.tasks.tables.columns import LARGEST
 from common.config.section import Section
 from common.errors import ConfigError
-from common.toml import read_toml, validate
+from common.toml import literal, read_toml, validate
 
 CONSTANT = "constant"  #: of a formula: what is added whatever the settings
 
@@ -91,16 +93,31 @@ def read_bounds(path: Path | None) -> Bounds:
     """
     if path is None:
         return Bounds()
-    found = validate(Bounds, read_toml(path, hint="see docs/optimise.md"), name=str(path))
-    for name, bound in found.bounds.items():
-        if isinstance(bound, tuple) and not all(isinstance(one, str) for one in bound):
-            ends = [one for one in bound if not isinstance(one, str)]
-            if len(ends) != len(bound) or len(ends) != 2 or ends[0] >= ends[1]:
-                raise ConfigError(
-                    f"{path}: bounds.{name} must be [low, high] with low below high, names, or one "
-                    f"value, got {list(bound)}"
-                )
-    return found
+    raw = read_toml(path, hint="see docs/optimise.md")
+    bounds = raw.get("bounds")
+    for name, bound in bounds.items() if isinstance(bounds, dict) else ():
+        if not _is_bound(bound):  # pydantic would say what is wrong with each kind of bound
+            raise ConfigError(
+                f"{path}: bounds.{name} must be [low, high] with low below high, names, or one "
+                f"value, got {literal(bound)}"
+            )
+    return validate(Bounds, raw, name=str(path))
+
+
+def _is_bound(bound: Any) -> bool:
+    """Whether a value of a file is one value, names, or two numbers, the lower first."""
+    if isinstance(bound, str) or _is_number(bound):
+        return True
+    if not isinstance(bound, list) or not bound:
+        return False
+    if all(isinstance(one, str) for one in bound):
+        return True
+    return len(bound) == 2 and all(map(_is_number, bound)) and bound[0] < bound[1]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number that the model's float32 can hold."""
+    return type(value) in (int, float) and abs(value) <= LARGEST
 
 
 def read_limits(texts: Sequence[str], *, least: bool) -> list[Limit]:
@@ -116,9 +133,10 @@ def read_limits(texts: Sequence[str], *, least: bool) -> list[Limit]:
     for text in texts:
         name, sign, value = text.partition("=")
         try:
-            limits.append(Limit(name=name.strip(), value=float(value), least=least))
-        except ValueError as error:
-            raise ConfigError(f"{option} must be NAME=NUMBER, got {text!r}") from error
-        if not name.strip() or not sign:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not name.strip() or not sign or not math.isfinite(number):
             raise ConfigError(f"{option} must be NAME=NUMBER, got {text!r}")
+        limits.append(Limit(name=name.strip(), value=number, least=least))
     return limits

@@ -80,6 +80,7 @@ class PlantData(Meaning):
     fingerprint : of everything else that changes what a model learns from the same names and
         targets: settings of the task at this plant, content of the inputs.
     typical : median of each named input, for a look at units; it stays at the plant.
+    rate : samples a second that series were recorded at, where none is agreed on; 0: unknown.
     unlabelled : indices of examples that nobody has labelled, whose targets are -1; none unless a
         method learns from them.
     skipped : files or rows that could not be used.
@@ -98,6 +99,7 @@ class PlantData(Meaning):
     groups: Tensor | None = None
     fingerprint: str = ""
     typical: Mapping[str, float] = field(default_factory=dict)
+    rate: float = 0.0
     unlabelled: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()

@@ -71,7 +71,9 @@ class SeriesSection(Section):
         "in each.",
     )
     unit: str = Field(
-        "", description="Column that tells units (engines, tools) apart; no unit is torn."
+        "",
+        description="Column that tells units (engines, tools) apart; no unit is torn between "
+        "training and test, so each class needs three. With `horizon` each is cut in time.",
     )
     label: str = Field(
         "label", description="Column with the class, where there is no folder a class."
@@ -81,7 +83,7 @@ class SeriesSection(Section):
         0,
         ge=0,
         description="0: the target at the window's end. Above: its next so many values, a "
-        "forecast.",
+        "forecast; the last quarter of the time tests, files in the order of their names.",
     )
     cap: float | None = Field(
         None,

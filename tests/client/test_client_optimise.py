@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
-from client.console.proposing import facts, measured, propose_by, show
+from client.cli import app
+from client.console.proposing import facts, measured, propose, propose_by, show
 from client.earlier import read_by
 from client.optimise.ensemble import Ensemble, rank_correlation, train
 from client.optimise.search import Measured, search, space
@@ -21,7 +23,7 @@ from client.optimise.support import Support
 from client.optimise.wishes import Bounds, Limit, Wishes, read_bounds, read_limits
 from client.plant import Plant
 from common.config import FederationConfig, PlantConfig
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, StateError
 from common.source import start
 from simulation.made_up.tables import write_tables
 
@@ -257,10 +259,48 @@ def test_files_and_options_are_checked(tmp_path: Path) -> None:
         read_bounds(path)
     with pytest.raises(ConfigError, match="no such file"):
         read_bounds(tmp_path / "none.toml")
-    for text in ("cost", "cost=x", "=3"):
+    for text in ("cost", "cost=x", "=3", "cost=nan", "cost=inf"):
         with pytest.raises(ConfigError, match="--at-most must be NAME=NUMBER"):
             read_limits([text], least=False)
     assert read_limits(["a=2"], least=True)[0].excess(3.0) == -1.0
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        "[]",
+        "[nan, 5]",
+        "[-inf, inf]",
+        "[true, 5]",
+        "true",
+        "nan",
+        "[1, 2, 3]",
+        '["Ast", 2]',
+        "1e39",
+    ],
+)
+def test_a_bound_that_is_none_is_one_line(bound: str, tmp_path: Path) -> None:
+    path = tmp_path / "bounds.toml"
+    path.write_text(f"[bounds]\nheat = {bound}\n")
+    with pytest.raises(ConfigError, match=r"bounds.heat must be \[low, high\].*, got") as caught:
+        read_bounds(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "option", [("--caution", "nan"), ("--caution", "-1"), ("--seed", "99999999999")]
+)
+def test_an_option_out_of_range_is_refused(option: tuple[str, str], tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["optimise", str(tmp_path), "--maximise", "y", *option])
+    told = str(done.exception) if isinstance(done.exception, ConfigError) else done.output
+    assert done.exit_code
+    assert option[0] in told
+    assert "0" in told
+
+
+def test_a_simulated_plant_cannot_be_asked(plant: Plant) -> None:
+    with pytest.raises(StateError, match="a simulated plant has none: join a federation first"):
+        propose(plant.folder, wishes())
 
 
 def test_only_a_plant_with_a_table_of_this_target_can_be_asked(plant: Plant) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,21 @@ def test_no_unit_is_torn(tmp_path: Path) -> None:
     assert not (units[0] & units[1])
     assert not (units[0] & units[2])
     assert not (units[1] & units[2])
+
+
+def test_a_unit_that_comes_back_goes_on(tmp_path: Path) -> None:
+    """Its windows have names, and an order in time, of their own."""
+    folder = write_life(tmp_path / "p")
+    path = folder / "engines.csv"
+    header, *rows = path.read_text().splitlines()
+    first = [row for row in rows if row.startswith("1,")]
+    path.write_text("\n".join([header, *first[:15], *rows[len(first) :], *first[15:]]))
+
+    names = [name for name in life(folder).names if ", unit 1 @" in name]
+
+    assert sorted(names) == [
+        f"engines.csv, unit 1 @ {end}" for end in (11, 13, 15, *range(25, 32, 2))
+    ]
 
 
 @pytest.mark.parametrize(("files", "groups"), [(8, 4), (4, 40), (1, 10)])
@@ -236,6 +252,11 @@ def spoil(folder: Path, change: str) -> None:
             row[3] = "stuck"
         if change == "constant":
             row[2] = row[3] = "7"
+        if change == "no unit":
+            row[0] = ""
+        if change in ("no target", "always", "capped"):
+            row[4] = {"no target": "", "always": "3", "capped": "50"}[change]
+    rows = rows[:2] if change == "one" else rows
     path.write_text("\n".join(",".join(row) for row in rows))
 
 
@@ -253,7 +274,18 @@ def spoil(folder: Path, change: str) -> None:
             "rate of .*/p/engines.csv must be at least 10 .* got 5",
         ),
         ("", {"per_revolution": 64, "recorded": 5.0}, "speed of the shaft must be known"),
-        ("nan", {}, "channels of .* must have values, got 276 samples that all lack one"),
+        ("", {"settings": ("flow",)}, "must have the column 'flow' of series.settings"),
+        ("", {"speed": "turns"}, "must have the column 'turns' of series.speed"),
+        (
+            "nan",
+            {},
+            r"hold a recording that can .* \(engines.csv, unit 1: no values in heat\)",
+        ),
+        ("no target", {}, "got none .*engines.csv, unit 1: no values in rul, the target"),
+        ("no unit", {}, r"got none \(no rows\); .* rows of one unit must name it"),
+        ("one", {"unit": ""}, r"got none \(engines.csv: one sample is no series\)"),
+        ("always", {}, "target 'rul' of .* must differ in the training data, it is always 3; name"),
+        ("capped", {}, "it is always 20; .* or raise series.cap"),
         ("gaps", {"window": 50}, "piece without a gap of .* 10 samples, got 50; .* series.gap"),
         ("string", {}, "column load of .* must hold numbers, got 'stuck' in row 5"),
         ("constant", {}, "a channel of .* must vary in the training data"),
@@ -269,6 +301,49 @@ def test_bad_input_is_told_in_one_line(
         life(folder, **settings)
 
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_rows_is_told(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    np.savez(tmp_path / "p" / "a.npz", heat=[], load=[], rul=[], unit=[])
+
+    with pytest.raises(DataError, match=r"must hold a recording that can be used, got none \(no r"):
+        life(tmp_path / "p")
+
+
+def test_rows_without_a_unit_are_told(tmp_path: Path) -> None:
+    folder = write_life(tmp_path / "p")
+    whole = life(folder)
+    path = folder / "engines.csv"
+    for missing in ("", "nan"):
+        with path.open("a") as file:
+            file.write(f"{missing},0,500,0,30\n" * 12)
+
+    data = life(folder)
+
+    assert data.names == whole.names
+    assert data.notes == ("24 rows without a unit are left out",)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (np.ones(30), "30 samples are shorter than a window of 64"),
+        (np.ones(1), "one sample is no series"),
+        (np.full(500, np.nan), "no values in vibration"),
+    ],
+)
+def test_a_class_without_a_usable_file_is_told_with_the_reason(
+    tmp_path: Path, values: np.ndarray, why: str
+) -> None:
+    folder = write_faults(tmp_path / "p")
+    np.savez(folder / "worn" / "a.npz", vibration=values)
+
+    for classes in ((), ("good", "worn")):
+        with pytest.raises(DataError, match=rf"class worn of .*got none \(worn/a\.npz: {why}\);"):
+            faults(folder, classes=classes)
+    shutil.copytree(folder / "good", folder / "loose")
+    assert f"class worn is left out (worn/a.npz: {why})" in faults(folder).notes
 
 
 def test_a_run_of_missing_samples_is_cut_out_and_told(tmp_path: Path) -> None:
@@ -302,6 +377,23 @@ def test_one_constant_channel_becomes_zero_and_is_told(tmp_path: Path) -> None:
 
     assert (data.inputs[:, 1] == 0).all()
     assert data.notes == ("channel load is constant here: the network sees 0",)
+
+
+@pytest.mark.parametrize("normalise", ["plant", "window"])
+def test_a_channel_that_stands_still_in_one_class_is_told(tmp_path: Path, normalise: str) -> None:
+    """Else the class is known by a dead sensor, and no plant with a live one learns anything."""
+    folder = write_faults(tmp_path / "p")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        for state in ("good", "worn"):
+            load = rng.normal(size=640) if state == "good" else np.full(640, 3.0)
+            np.savez(folder / state / f"{name}.npz", vibration=rng.normal(size=640), load=load)
+
+    (told,) = faults(folder, channels=("vibration", "load"), normalise=normalise).notes
+
+    assert told.startswith("channel load is constant in every recording of class worn: does its")
+    np.savez(folder / "worn" / "b.npz", vibration=rng.normal(size=640), load=rng.normal(size=640))
+    assert faults(folder, channels=("vibration", "load"), normalise=normalise).notes == ()
 
 
 def test_the_units_of_a_channel_and_of_a_setting_do_not_matter(tmp_path: Path) -> None:
@@ -342,6 +434,23 @@ def test_files_of_two_rates_are_refused_unless_they_are_resampled(tmp_path: Path
     with pytest.raises(DataError, match=r"must be of one sampling rate .* 1000 .* and 2000 "):
         faults(folder)
     assert faults(folder, rate=1000.0).notes == ()
+
+
+def test_a_rate_may_be_told_by_time_alone(tmp_path: Path) -> None:
+    """1 ms and 10 ms apart are two rates though nobody writes `rate`."""
+    folder = write_faults(tmp_path / "p", time=np.arange(1280) * 0.001)
+
+    assert faults(folder).rate == pytest.approx(1000)
+    assert faults(folder, rate=1000.0).rate == 0
+    one = dict(np.load(folder / "worn" / "a.npz"))
+    np.savez(folder / "worn" / "a.npz", **one | {"time": np.arange(1280) * 0.01})
+
+    with pytest.raises(DataError, match=r"one sampling rate .* 100 \(worn.* and 1000 \(good"):
+        faults(folder)
+    stamps = np.array(["2024-01-01"] * 1280)
+    for name in ("good", "worn"):
+        np.savez(folder / name / "a.npz", **one | {"time": stamps})
+    assert faults(folder).rate == 0
 
 
 def test_a_short_unit_is_left_out_or_lengthened(tmp_path: Path) -> None:
@@ -412,6 +521,28 @@ def test_windows_whose_channels_are_not_known_are_refused(
 
     with pytest.raises(DataError, match=says):
         faults(tmp_path / "p", **settings)
+
+
+def test_windows_beyond_float32_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    x = np.random.default_rng(0).normal(size=(40, 1, 64))
+    x[6, 0, 5] = 1e100
+    np.savez(tmp_path / "p" / "w.npz", X=x, label=np.repeat(["a", "b"], 20))
+
+    with pytest.raises(DataError, match=r"column X of .*w\.npz .*, got 1e\+100 in row 7; mend"):
+        faults(tmp_path / "p")
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e30])
+def test_a_window_that_begins_nowhere_is_refused(tmp_path: Path, wrong: float) -> None:
+    (tmp_path / "p").mkdir()
+    x = np.random.default_rng(0).normal(size=(40, 1, 64))
+    offset = np.arange(40) * 64.0
+    offset[3] = wrong
+    np.savez(tmp_path / "p" / "w.npz", X=x, label=np.repeat(["a", "b"], 20), offset=offset)
+
+    with pytest.raises(DataError, match=r"offset of .*w\.npz must be .* for window 4; mend it"):
+        faults(tmp_path / "p")
 
 
 def test_channels_of_windows_are_found_by_name(tmp_path: Path) -> None:

@@ -30,6 +30,22 @@ def test_csv_may_be_compressed(tmp_path: Path) -> None:
     assert read(path).columns["y"].tolist() == [2.0]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "heat;state\n1.5;a, b\n-20;c\n",
+        "heat;state\n1,5;a\n-20;c\n",
+        "heat\tstate\n1.5\ta\n-20\tc\n",
+        "heat\n1.5\n-20\n",
+    ],
+)
+def test_csv_may_be_separated_otherwise(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+
+    assert read(path).columns["heat"].tolist() == [1.5, -20.0]
+
+
 def test_npz_holds_columns(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, vibration=np.arange(5), rate=np.float64(50), rpm=np.float64(1800))
@@ -102,6 +118,12 @@ def test_columns_of_other_lengths_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="of one length"):
         read(path)
+
+
+@pytest.mark.parametrize("values", [np.array([1.0, np.inf, -1e300]), np.array(["1", "", "-1e300"])])
+def test_a_value_beyond_float32_is_named_with_its_row(values: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"heat of a.csv .* below 3.4e\+38, got -1e\+300 in row 3"):
+        numbers(Path("a.csv"), "heat", values)
 
 
 def test_a_string_in_a_channel_is_named_with_its_row() -> None:

@@ -12,10 +12,12 @@ from client.tasks.series.windows import Window, cut, deal
 from common.errors import DataError
 
 
-def piece(length: int, *, file: str = "a.csv", label: str = "", test: bool = False) -> Piece:
+def piece(
+    length: int, *, file: str = "a.csv", unit: str = "", label: str = "", test: bool = False
+) -> Piece:
     return Piece(
         file=file,
-        group=file,
+        group=unit or file,
         values=np.zeros((length, 1)),
         settings=np.empty((length, 0)),
         label=label,
@@ -82,6 +84,55 @@ def test_one_recording_is_cut_in_time() -> None:
 
     ends = [max(windows[i].stop for i in part) for part in (train, validation, test)]
     assert ends == sorted(ends)
+
+
+@pytest.mark.parametrize(
+    ("units", "given", "enough"),
+    [(2, False, False), (3, False, True), (1, True, False), (2, True, True)],
+)
+def test_a_unit_is_dealt_whole_or_refused(units: int, given: bool, enough: bool) -> None:
+    """One class of few units must not tear those of the other classes either."""
+    pieces = [piece(50, unit=f"tool a{n}", label="a") for n in range(5)]
+    pieces += [piece(50, unit=f"tool b{n}", label="b") for n in range(units)]
+    if given:
+        pieces += [piece(50, unit=f"tool {c}9", file="test.csv", label=c, test=True) for c in "ab"]
+    windows = cut(pieces, length=10, stride=10)
+
+    if not enough:
+        with pytest.raises(
+            DataError, match=r"class b of x must have at least . units .* got \d \("
+        ):
+            deal(pieces, windows, labels=None, seed=0, where="x", unit="tool")
+        return
+    parts = deal(pieces, windows, labels=None, seed=0, where="x", unit="tool")
+    found = [{pieces[windows[i].piece].group for i in part} for part in parts]
+    assert sum(map(len, found)) == len(set().union(*found)) == len(pieces)
+
+
+@pytest.mark.parametrize("files", [2, 3, 12])
+def test_a_forecast_is_tested_after_it_was_trained(files: int) -> None:
+    """Files are months: 2 comes before 10."""
+    pieces = [piece(60, file=f"{n + 1}.csv") for n in range(files)]
+    windows = cut(pieces, length=10, stride=5, horizon=2)
+
+    parts = deal(pieces, windows, labels=None, seed=0, where="x")
+
+    moments = [[(windows[i].piece, windows[i].start) for i in part] for part in parts]
+    ends = [max((windows[i].piece, windows[i].reach) for i in part) for part in parts]
+    assert ends[0] <= min(moments[1])
+    assert ends[1] <= min(moments[2])
+
+
+def test_each_unit_is_forecast_after_it_was_trained() -> None:
+    pieces = [piece(100, unit=f"meter {n}") for n in range(4)]
+    windows = cut(pieces, length=10, stride=5, horizon=2)
+
+    parts = deal(pieces, windows, labels=None, seed=0, where="x", unit="meter")
+
+    for place in range(4):
+        own = [[windows[i] for i in part if windows[i].piece == place] for part in parts]
+        assert max(w.reach for w in own[0]) <= min(w.start for w in own[1])
+        assert max(w.reach for w in own[1]) <= min(w.start for w in own[2])
 
 
 def test_files_that_are_for_the_test_are_the_test() -> None:

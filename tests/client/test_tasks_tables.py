@@ -224,6 +224,12 @@ def put(row: int, place: int, cell: Any) -> Callable[[Rows], object]:
     ("change", "table", "told"),
     [
         (put(17, 0, "hot"), {}, r"'heat' .* must hold numbers, got 'hot' in a\.csv:18; mend it"),
+        (
+            put(17, 0, "-1e39"),
+            {},
+            r"'heat' .* below 3\.4e\+38, got -1e39 in a\.csv:18; mend it, give it in other units",
+        ),
+        (put(5, 5, "1e300"), {}, r"'target' .* below 3\.4e\+38, got 1e300 in a\.csv:6"),
         (put(5, 5, "high"), {}, r"'target' .* must hold numbers, got 'high' in a\.csv:6"),
         (
             lambda rows: None,

@@ -11,7 +11,7 @@ from common.config import FederationConfig
 from common.errors import DataError
 from simulation.collect import collect
 from simulation.made_up.tables import TABULAR, write_tables
-from simulation.prepare import Description, find_plants, noted, units
+from simulation.prepare import Description, find_plants, noted, rates, units
 from simulation.report import write_report
 from simulation.run import Plan, run
 
@@ -94,8 +94,25 @@ def test_units_that_differ_by_a_thousand_are_told() -> None:
         )  # fmt: skip
 
     told = units({"ash": plant(4.5), "elm": plant(4500.0), "oak": plant(5.0)})
-    assert told == ["elm: median of power is 4500, elsewhere 4.75: units?"]
+    assert told == ["median of power is 5 at ash, oak, but 4500 at elm: units?"]
     assert units({"ash": plant(4.5), "oak": plant(5.0)}) == []
+    even = {"ash": plant(4.5), "elm": plant(4500.0), "oak": plant(5.0), "yew": plant(-5000.0)}
+    assert units(even) == ["median of power is 5 at ash, oak, but -5000 at elm, yew: units?"]
+    assert units({"ash": plant(0.0), "elm": plant(float("nan")), "oak": plant(5.0)}) == []
+
+
+def test_rates_that_differ_between_plants_are_told() -> None:
+    def plant(rate: float) -> Description:
+        return Description(
+            classes=(), good="", numbers=("x",), counts={}, notes=(), skipped=(), rate=rate
+        )
+
+    alike = {"ash": plant(1000.0), "elm": plant(1000.5), "oak": plant(0.0)}
+    assert rates(alike) == []
+    (told,) = rates(alike | {"yew": plant(2000.0)})
+    assert told.startswith(
+        "samples a second while series.rate is 0: 1000 at ash, elm, 2000 at yew:"
+    )
 
 
 def test_what_is_noted_of_plants_is_told_once() -> None:

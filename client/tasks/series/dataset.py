@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ import torch
 from client.tasks.data import PlantData, Progress, Unlabelled
 from client.tasks.meaning import Meaning
 from client.tasks.numbers import fit_scale
-from client.tasks.series.folder import load
-from client.tasks.series.normalise import Normaliser, rounding
+from client.tasks.series.folder import Recordings, load
+from client.tasks.series.normalise import Normaliser
+from client.tasks.series.oddities import constant, dead, other_units, unlike
 from client.tasks.series.selection import Selection
 from client.tasks.series.signal import Piece
 from client.tasks.series.windows import Window, cut, deal
-from client.tasks.tables.columns import far_apart
-from common.backbones.table import FAR
 from common.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -55,20 +53,23 @@ def load_series(
         If the recordings are not fit for use; one line.
     """
     found = load(folder, selection=selection, learns=learns, progress=progress)
-    classes = _classes(found.pieces, selection, folder) if learns == "classes" else ()
+    classes = _classes(found, selection, folder) if learns == "classes" else ()
     dealt = _deal(found.pieces, selection, str(folder), numbers=learns == "numbers")
     normaliser = _normaliser(found.pieces, dealt, selection)
     typical = _typical(found.pieces, dealt, selection)
     notes = [
         *found.notes,
-        *_constant(normaliser, selection, folder),
-        *_units(typical, selection),
+        *(f"class {name} is left out ({why})" for name, why in found.unusable.items() if name),
+        *constant(normaliser, selection, folder),
+        *dead(found.pieces, selection, normaliser),
+        *other_units(typical, selection),
     ]
     inputs = _inputs(found.pieces, dealt.windows, normaliser)
     targets = _targets(found.pieces, dealt.windows, selection, classes)
     centre, spread = None, None
     train = torch.from_numpy(dealt.train)
     if learns == "numbers":
+        _check_varies(targets[train], selection, folder)
         centre, spread = fit_scale(targets[train])
     validation = torch.from_numpy(dealt.validation)
     return PlantData(
@@ -88,6 +89,7 @@ def load_series(
         groups=_groups(found.pieces, dealt, selection),
         fingerprint=hashlib.sha256(inputs.tobytes() + str(selection).encode()).hexdigest(),
         typical={f"|{name}|": value for name, value in typical.items()},
+        rate=found.rate,
         skipped=found.skipped,
         notes=tuple(notes),
     )
@@ -123,7 +125,7 @@ def read_series(
         inputs=torch.from_numpy(_inputs(found.pieces, windows, like.columns)),
         names=tuple(_name(found.pieces[w.piece], w) for w in windows),
         skipped=found.skipped,
-        notes=(*found.notes, *_unlike(judged, asked, like.columns)),
+        notes=(*found.notes, *unlike(judged, asked, like.columns)),
     )
 
 
@@ -135,7 +137,12 @@ def _deal(pieces: Sequence[Piece], selection: Selection, where: str, *, numbers:
         horizon=selection.horizon if numbers else 0,
     )
     train, validation, test = deal(
-        pieces, windows, labels=selection.labels_per_class, seed=selection.seed, where=where
+        pieces,
+        windows,
+        labels=selection.labels_per_class,
+        seed=selection.seed,
+        where=where,
+        unit=selection.unit,
     )
     if selection.judge_end:
         test = _ends(pieces, windows, test)
@@ -202,75 +209,6 @@ def _typical(pieces: Sequence[Piece], dealt: Dealt, selection: Selection) -> dic
     return dict(zip(selection.channels, np.median(np.abs(values), axis=0).tolist(), strict=True))
 
 
-def _units(typical: Mapping[str, float], selection: Selection) -> list[str]:
-    return [
-        f"channel {name}: its size is {typical[name]:g} where the federation expects about "
-        f"{wanted:g}: other units?"
-        for name, wanted in selection.typical
-        if name in typical and far_apart(typical[name], wanted)
-    ]
-
-
-def _constant(normaliser: Normaliser | None, selection: Selection, folder: Path) -> list[str]:
-    if normaliser is None:
-        return []
-    names = [
-        name for name, still in zip(selection.channels, normaliser.constant, strict=True) if still
-    ]
-    if len(names) == len(selection.channels):
-        raise DataError(
-            f"a channel of {folder} must vary in the training data, got constant {names}; look "
-            "at the sensor, or name other channels with series.channels"
-        )
-    return [f"channel {name} is constant here: the network sees 0" for name in names]
-
-
-def _unlike(pieces: Sequence[Piece], selection: Selection, known: Normaliser | None) -> list[str]:
-    """Say which channels do not move, or are of another size than those that the model knows.
-
-    Another size: half of the samples lie further from the mean than the deviation tells of, or
-    units differ. Without a normaliser nobody knows the size.
-    """
-    if known is None:
-        return _still(pieces, selection, live=np.ones(len(selection.channels), dtype=bool))
-    live = ~known.constant
-    values = np.concatenate([piece.values for piece in pieces])
-    settings = np.concatenate([piece.settings for piece in pieces])
-    condition = known.condition(settings)
-    mean, spread = known.mean[condition], known.spread[condition]
-    spread = np.where(np.isinf(spread), 0.0, spread)
-    centre, deviation = mean.mean(axis=0), np.sqrt((spread**2).mean(axis=0) + mean.var(axis=0))
-    away = np.median(np.abs(known(values, settings)), axis=0)
-    notes = _still(pieces, selection, live=live)
-    for place in np.flatnonzero(live):
-        now = float(values[:, place].mean()), float(values[:, place].std())
-        then = float(centre[place]), float(deviation[place])
-        if away[place] > FAR or far_apart(math.hypot(*now), math.hypot(*then)):
-            notes.append(
-                f"channel {selection.channels[place]}: mean {now[0]:.3g}, deviation {now[1]:.3g} "
-                f"where the model was made from {then[0]:.3g} and {then[1]:.3g}: other units?"
-            )
-    return notes
-
-
-def _still(pieces: Sequence[Piece], selection: Selection, *, live: Array) -> list[str]:
-    """Name the files in which a channel does not move, of those channels that are to."""
-    files: dict[str, list[Array]] = defaultdict(list)
-    for piece in pieces:
-        files[piece.file].append(piece.values)
-    still: dict[str, list[str]] = defaultdict(list)
-    for file, parts in files.items():
-        values = np.concatenate(parts)
-        for place in np.flatnonzero(live & (values.std(axis=0) <= rounding(values))):
-            still[selection.channels[place]].append(file)
-    return [
-        f"channel {name} is constant in {', '.join(found[:3])}"
-        + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-        + ": does its sensor work?"
-        for name, found in still.items()
-    ]
-
-
 def _inputs(
     pieces: Sequence[Piece], windows: Sequence[Window], normaliser: Normaliser | None
 ) -> npt.NDArray[np.float32]:
@@ -309,8 +247,14 @@ def _targets(
     return torch.from_numpy(found.astype(np.float32))
 
 
-def _classes(pieces: Sequence[Piece], selection: Selection, folder: Path) -> tuple[str, ...]:
-    found = sorted({piece.label for piece in pieces})
+def _classes(recordings: Recordings, selection: Selection, folder: Path) -> tuple[str, ...]:
+    found = sorted({piece.label for piece in recordings.pieces})
+    for name, why in recordings.unusable.items():
+        if name in selection.classes or len(found) < 2:
+            raise DataError(
+                f"class {name} of {folder} must have a recording that can be used, got none "
+                f"({why}); record longer, or mend the file"
+            )
     if missing := [name for name in selection.classes if name not in found]:
         raise DataError(
             f"{folder} must hold recordings of the classes asked for, {missing} missing; it has "
@@ -322,6 +266,17 @@ def _classes(pieces: Sequence[Piece], selection: Selection, folder: Path) -> tup
     if selection.good and selection.good not in names:
         raise DataError(f"good must be one of the classes {list(names)}, got {selection.good!r}")
     return names
+
+
+def _check_varies(targets: torch.Tensor, selection: Selection, folder: Path) -> None:
+    """Refuse a target that is always the same in the training data."""
+    value = float(targets.flatten()[0])
+    if (targets == value).all():
+        capped = ", or raise series.cap" if value == selection.cap else ""
+        raise DataError(
+            f"target {selection.target!r} of {folder} must differ in the training data, it is "
+            f"always {value:g}; name another column with series.target{capped}"
+        )
 
 
 def _numbers(selection: Selection) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Files of sensor series: npz, csv and parquet become columns with names.
 
-A csv or parquet file is a table: one row a moment, one column a channel, a target, a label. An npz
+A csv or parquet file is a table: one row a moment, one column a channel, a target, a label. Csv may
+be separated by comma, semicolon or tab, as tables of parts are (`client.tasks.tables.rows`). An npz
 file is the same, one array a column; or it holds windows that somebody cut before: ``X`` of shape
 (windows, samples) or (windows, channels, samples), with ``channels`` (names) and ``y`` and
 ``classes`` (labels) beside it. Facts about a file stand in it as single numbers: ``rate``, samples
@@ -14,6 +15,7 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib
+import itertools
 import math
 import zipfile
 import zlib
@@ -25,6 +27,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from client.tasks.tables.columns import LARGEST
+from client.tasks.tables.rows import dotted, separator_of
 from common.errors import ConfigError, DataError
 
 Array = npt.NDArray[Any]
@@ -86,10 +90,10 @@ def numbers(path: Path, name: str, values: Array) -> npt.NDArray[np.float64]:
     Raises
     ------
     DataError
-        If a value is not a number; names the line.
+        If a value is not a number, or too large; names the line.
     """
     if values.dtype.kind in "fiub":
-        return values.astype(np.float64)
+        return fitting(path, name, values.astype(np.float64))
     found = np.empty(len(values))
     for row, text in enumerate(values.tolist()):
         try:
@@ -99,7 +103,31 @@ def numbers(path: Path, name: str, values: Array) -> npt.NDArray[np.float64]:
                 f"column {name} of {path} must hold numbers, got {str(text)[:40]!r} in row "
                 f"{row + 1}; mend the file, or name other channels"
             ) from error
-    return found
+    return fitting(path, name, found)
+
+
+def fitting(path: Path, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return values, of rows or of windows, that the network's float32 holds.
+
+    Raises
+    ------
+    DataError
+        If one is larger; names the row.
+    """
+    huge = np.argwhere(np.isfinite(values) & (np.abs(values) > LARGEST))
+    if len(huge):
+        raise DataError(
+            f"column {name} of {path} must hold values below {LARGEST:g}, got "
+            f"{values[tuple(huge[0])]:g} in row {huge[0][0] + 1}; mend it, or use other units"
+        )
+    return values
+
+
+def is_missing(values: Array) -> npt.NDArray[np.bool_]:
+    """Return where a column of names says none: nothing, or no number among numbers."""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    return np.isin(values, ("", "nan")) if values.dtype.kind == "U" else np.zeros(len(values), bool)
 
 
 def _number(text: str) -> float:
@@ -157,7 +185,9 @@ def _csv(path: Path) -> dict[str, Array]:
 
 
 def _rows(path: Path, text: IO[str]) -> dict[str, Array]:
-    rows = csv.reader(text)
+    first = text.readline()
+    separator = separator_of(first)
+    rows = csv.reader(itertools.chain([first], text), delimiter=separator)
     header = [name.strip() for name in next(rows, [])]
     if len(set(header)) < len(header) or not all(header):
         raise DataError(f"{path} must have a name for each column in its first row, got {header}")
@@ -174,7 +204,7 @@ def _rows(path: Path, text: IO[str]) -> dict[str, Array]:
         raise DataError(f"{path} must have rows below its header, got none")
     return {
         name: _parsed(column)
-        for name, column in zip(header, zip(*values, strict=True), strict=True)
+        for name, column in zip(header, zip(*dotted(values, separator), strict=True), strict=True)
     }
 
 

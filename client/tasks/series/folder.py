@@ -8,8 +8,9 @@ in one line: which file, which channel, what to do.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,25 @@ import numpy as np
 import numpy.typing as npt
 
 from client.tasks.data import Progress, Skipped
-from client.tasks.series.files import SUFFIXES, Columns, is_series, numbers, read
+from client.tasks.series.files import (
+    SUFFIXES,
+    Columns,
+    fitting,
+    is_missing,
+    is_series,
+    numbers,
+    read,
+)
+from client.tasks.series.lengths import ONE_SAMPLE, empty, long_enough, skip, too_short
+from client.tasks.series.rates import as_recorded, rate_of, rpm_of, told_rate
 from client.tasks.series.selection import Selection
 from client.tasks.series.signal import Piece, mend, resample, to_orders
 from common.errors import DataError
 
 Array = npt.NDArray[Any]
+
+#: No recording is longer; integers of this size are still exact.
+MOST_SAMPLES = 2.0**53
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +47,16 @@ class Recordings:
     ----------
     pieces : without gaps, at the rate that the network sees.
     skipped : files that could not be used.
+    unusable : classes that only have such files, with the first of them and why.
     notes : one line each.
+    rate : samples a second that all were recorded at, where none is agreed on; 0: unknown.
     """
 
     pieces: tuple[Piece, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
+    rate: float = 0.0
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
 
 def find(folder: Path) -> list[tuple[str, str]]:
@@ -95,32 +113,52 @@ def load(
     """
     pieces: list[Piece] = []
     rates: dict[float, str] = {}
-    lost = filled = 0
+    lost = filled = nameless = 0
+    unused: list[tuple[str, Skipped]] = []
     found = find(folder)
     folder = folder.parent if folder.is_file() else folder
     for done, (name, label) in enumerate(found):
         if label and selection.classes and label not in selection.classes:
             continue
         columns = read(folder / name)
-        rates.setdefault(columns.facts.get("rate", selection.recorded), name)
+        rates.setdefault(told_rate(columns, selection), name)
+        if selection.unit in columns.columns and columns.windows is None:
+            nameless += int(is_missing(columns.columns[selection.unit]).sum())
         for piece in _pieces(folder, name, label, columns, selection, learns):
             if piece.label and selection.classes and piece.label not in selection.classes:
                 continue
             mended = mend(piece, longest=selection.gap)
             filled, lost = filled + mended.filled, lost + mended.lost
-            rate, rpm = (fact(folder / name, columns, selection) for fact in (_rate, _rpm))
+            rate, rpm = (fact(folder / name, columns, selection) for fact in (rate_of, rpm_of))
             pieces.extend(
                 _comparable(part, rate, rpm, selection, where=folder / name)
                 for part in mended.pieces
                 if len(part) > 1
             )
+            if all(len(part) < 2 for part in mended.pieces):
+                why = ONE_SAMPLE if mended.pieces else empty(piece, selection)
+                unused.append((piece.label, skip(piece, why)))
         if progress is not None:
             progress(done + 1, len(found))
-    kept, skipped = _long_enough(pieces, selection)
+    kept, short = long_enough(pieces, selection)
+    unused += short
     if not kept:
-        raise _too_short(folder, pieces, selection, lost=lost)
-    notes = _as_recorded(folder, rates, selection) + _gaps(selection, filled=filled, lost=lost)
-    return Recordings(pieces=tuple(kept), skipped=tuple(skipped), notes=tuple(notes))
+        raise too_short(folder, pieces, selection, lost=lost, unused=unused)
+    notes = as_recorded(folder, rates, selection) + _gaps(selection, filled=filled, lost=lost)
+    if nameless:
+        notes.append(f"{nameless} rows without a {selection.unit} are left out")
+    usable = {piece.label for piece in kept}
+    return Recordings(
+        pieces=tuple(kept),
+        skipped=tuple(skipped for _, skipped in unused),
+        unusable={
+            label: f"{skipped.file}: {skipped.why}"
+            for label, skipped in reversed(unused)
+            if label not in usable
+        },
+        notes=tuple(notes),
+        rate=0.0 if selection.rate or selection.per_revolution else max(rates),
+    )
 
 
 def _gaps(selection: Selection, *, filled: int, lost: int) -> list[str]:
@@ -135,25 +173,6 @@ def _gaps(selection: Selection, *, filled: int, lost: int) -> list[str]:
             "cut there"
         )
     return notes
-
-
-def _too_short(
-    folder: Path, pieces: Sequence[Piece], selection: Selection, *, lost: int
-) -> DataError:
-    """Say why no piece is as long as a window."""
-    if lost and not pieces:
-        return DataError(
-            f"channels of {folder} must have values, got {lost} samples that all lack one; look "
-            "at the sensors, or name other channels with series.channels"
-        )
-    longest = max((len(piece) for piece in pieces), default=0)
-    what = "piece without a gap" if lost else "recording"
-    return DataError(
-        f"series.window must be at most the longest {what} of {folder}, {longest} samples"
-        + (f" with {selection.horizon} to forecast" if selection.horizon else "")
-        + f", got {selection.window}; shorten series.window, "
-        + ("or fill longer gaps with series.gap" if lost else "or record longer")
-    )
 
 
 def _pieces(
@@ -171,28 +190,32 @@ def _pieces(
     if columns.windows is not None:
         yield from _cut_before(path, name, label, columns, selection, learns, test)
         return
-    values = _channels(path, columns, selection.channels, selection)
-    settings = _channels(path, columns, selection.settings, selection)
+    values = _channels(path, columns, selection, "channels")
+    settings = _channels(path, columns, selection, "settings")
     target = _target(path, columns, selection) if learns == "numbers" else None
     if selection.speed:
-        settings = np.column_stack(
-            [settings, _channels(path, columns, (selection.speed,), selection)]
-        )
+        settings = np.column_stack([settings, _channels(path, columns, selection, "speed")])
     labels = None
     if learns == "classes" and not label:
         labels = _labels(path, columns, selection)
     units = _column(path, columns, selection.unit, "series.unit") if selection.unit else None
+    nameless = np.zeros(len(values), dtype=bool) if units is None else is_missing(units)
+    seen: Counter[str] = Counter()  # rows of a unit that came before: it may come back
     for start, stop in _stretches(len(values), units, labels):
+        if nameless[start]:
+            continue
+        unit = "" if units is None else _plain(units[start])
         yield Piece(
             file=name,
-            group=name if units is None else f"{selection.unit} {_plain(units[start])}",
+            group=name if units is None else f"{selection.unit} {unit}",
             values=values[start:stop],
             settings=settings[start:stop],
             target=None if target is None else target[start:stop],
             label=label if labels is None else str(labels[start]),
             test=test,
-            start=start if units is None else 0,
+            start=start if units is None else seen[unit],
         )
+        seen[unit] += stop - start
 
 
 def _cut_before(
@@ -218,13 +241,13 @@ def _cut_before(
     if learns == "numbers" and selection.horizon:
         raise DataError(f"{path} must hold rows to forecast from, got windows that are cut")
     places = [named.index(channel) for channel in wanted]
-    windows = columns.windows[:, places, :].astype(np.float64)
+    windows = fitting(path, "X", columns.windows[:, places, :].astype(np.float64))
     target = _target(path, columns, selection) if learns == "numbers" else None
     labels = None
     if learns == "classes" and not label:
         labels = _labels(path, columns, selection)
     groups = columns.columns.get("group")
-    offsets = columns.columns.get("offset")
+    offsets = _offsets(path, columns)
     length = windows.shape[2]
     for place, window in enumerate(windows):
         yield Piece(
@@ -240,11 +263,26 @@ def _cut_before(
         )
 
 
+def _offsets(path: Path, columns: Columns) -> Array | None:
+    """Return where windows begin in their recording, if the file says it."""
+    if "offset" not in columns.columns:
+        return None
+    found = numbers(path, "offset", columns.columns["offset"])
+    if wrong := np.flatnonzero(~(np.abs(found) < MOST_SAMPLES)).tolist():
+        raise DataError(
+            f"offset of {path} must be the sample at which a window begins, got "
+            f"{found[wrong[0]]:g} for window {wrong[0] + 1}; mend it, or leave `offset` out"
+        )
+    return found
+
+
 def _channels(
-    path: Path, columns: Columns, wanted: Sequence[str], selection: Selection
+    path: Path, columns: Columns, selection: Selection, key: str
 ) -> npt.NDArray[np.float64]:
-    names = [selection.own(channel) for channel in wanted]
-    found = [numbers(path, own, _column(path, columns, own, "series.channels")) for own in names]
+    """Return the columns that a key of the section names, shape (rows, columns)."""
+    wanted = getattr(selection, key)
+    names = [selection.own(name) for name in ((wanted,) if isinstance(wanted, str) else wanted)]
+    found = [numbers(path, own, _column(path, columns, own, f"series.{key}")) for own in names]
     if found:
         return np.column_stack(found)
     rows = len(next(iter(columns.columns.values()), np.empty(0)))
@@ -279,7 +317,9 @@ def _missing(
 
 def _stretches(rows: int, units: Array | None, labels: Array | None) -> list[tuple[int, int]]:
     """Return (first, one past the last) row of each run of one unit and one label."""
-    borders = np.zeros(max(rows - 1, 0), dtype=bool)
+    if not rows:
+        return []
+    borders = np.zeros(rows - 1, dtype=bool)
     for column in (units, labels):
         if column is not None:
             borders |= column[1:] != column[:-1]
@@ -292,53 +332,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, np.floating) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def _as_recorded(folder: Path, rates: Mapping[float, str], selection: Selection) -> list[str]:
-    """Return what is to be said of sampling rates where none is agreed on.
-
-    Raises
-    ------
-    DataError
-        If the plant's own files have several.
-    """
-    if selection.rate or selection.per_revolution:
-        return []
-    known = sorted(rate for rate in rates if rate)
-    if len(known) > 1:
-        raise DataError(
-            f"files of {folder} must be of one sampling rate while series.rate is 0, got "
-            f"{known[0]:g} ({rates[known[0]]}) and {known[-1]:g} ({rates[known[-1]]}); agree on a "
-            "series.rate, and faster ones are resampled"
-        )
-    return [
-        f"recorded at {rate:g} samples a second; series.rate is 0: see that other plants are alike"
-        for rate in known
-    ]
-
-
-def _rate(path: Path, columns: Columns, selection: Selection) -> float:
-    rate = columns.facts.get("rate", selection.recorded)
-    if not rate and "time" in columns.columns and (selection.rate or selection.per_revolution):
-        steps = np.diff(numbers(path, "time", columns.columns["time"]))
-        middle = float(np.median(steps)) if len(steps) else 0.0
-        rate = 1.0 / middle if middle > 0 else 0.0
-    if not rate and (selection.rate or selection.per_revolution):
-        raise DataError(
-            f"sampling rate of {path} must be known, got no `rate` and no `time` in it; "
-            "say it with series.recorded in plant.toml"
-        )
-    return rate
-
-
-def _rpm(path: Path, columns: Columns, selection: Selection) -> float:
-    rpm = columns.facts.get("rpm", selection.rpm)
-    if selection.per_revolution and not selection.speed and not rpm:
-        raise DataError(
-            f"speed of the shaft must be known for {path}, got no `rpm` in it; say it with "
-            "series.rpm in plant.toml, or name a channel with series.speed in federation.toml"
-        )
-    return rpm
 
 
 def _comparable(
@@ -365,34 +358,3 @@ def _comparable(
     if forecast is not None:
         piece = replace(piece, values=piece.values[:, :-1], target=piece.values[:, -1])
     return piece
-
-
-def _long_enough(
-    pieces: Sequence[Piece], selection: Selection
-) -> tuple[list[Piece], list[Skipped]]:
-    """Leave out what is shorter than a window, or repeat its first sample in front."""
-    need = selection.window + selection.horizon
-    kept, skipped = [], []
-    for piece in pieces:
-        if len(piece) >= need:
-            kept.append(piece)
-        elif selection.short == "repeat":
-            kept.append(_lengthened(piece, need))
-        else:
-            what = piece.file if piece.group == piece.file else f"{piece.file}, {piece.group}"
-            why = f"{len(piece)} samples are shorter than a window of {need}"
-            skipped.append(Skipped(file=what, why=why))
-    return kept, skipped
-
-
-def _lengthened(piece: Piece, length: int) -> Piece:
-    before = length - len(piece)
-    index = np.concatenate([np.zeros(before, dtype=np.intp), np.arange(len(piece))])
-    return replace(
-        piece,
-        values=piece.values[index],
-        settings=piece.settings[index],
-        target=None if piece.target is None else piece.target[index],
-        made=None if piece.made is None else piece.made[index],
-        start=piece.start - before,
-    )

@@ -6,13 +6,17 @@ the same machine, mounting and hour in them. So
 - where there are at least three groups (units, files) of each class, whole groups are dealt out;
 - otherwise each group is cut in time: its first windows train, the next ones validate, the last
   ones test, and a window that reaches over a border is in none of them. That test says how well
-  *this* recording goes on; a machine that was never seen needs a group of its own;
+  *this* recording goes on; a machine that was never seen needs a group of its own, and where units
+  are told apart, too few of them are refused;
+- forecasts are always cut in time, each unit by itself; without units all files are one recording,
+  in the order of their names (2 before 10): nothing is trained on what comes after the test;
 - files whose names begin with ``test`` are the test, and nothing else is.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +77,13 @@ def cut(pieces: Sequence[Piece], *, length: int, stride: int, horizon: int = 0) 
 
 
 def deal(
-    pieces: Sequence[Piece], windows: Sequence[Window], *, labels: int | None, seed: int, where: str
+    pieces: Sequence[Piece],
+    windows: Sequence[Window],
+    *,
+    labels: int | None,
+    seed: int,
+    where: str,
+    unit: str = "",
 ) -> tuple[Indices, Indices, Indices]:
     """Deal windows out to training, validation and test.
 
@@ -82,15 +92,22 @@ def deal(
     labels : training and validation windows a class together; None: all.
     seed : which groups go where; a cut in time is the same for every seed.
     where : the plant's folder, for messages.
+    unit : column that tells units apart, none of which may be torn unless it is forecast; or "".
 
     Raises
     ------
     DataError
-        If one of the three would be empty, or a label is only in the test.
+        If there are too few units, one of the three would be empty, or a label is only in the test.
     """
     given = [index for index, window in enumerate(windows) if pieces[window.piece].test]
     rest = [index for index, window in enumerate(windows) if not pieces[window.piece].test]
-    parts = _by_group if _enough_groups(pieces, windows, rest) else _in_time
+    parts = _in_time
+    if all(window.reach == window.stop for window in windows):
+        fewest = 2 if unit and given else 3
+        few = _few_groups(pieces, windows, rest, fewest)
+        if few and unit:
+            raise _too_few_units(few, fewest, where, unit)
+        parts = _in_time if few or not rest else _by_group
     train, validation, test = parts(pieces, windows, rest, bool(given), seed)
     test = given if given else test
     if labels is not None:
@@ -103,14 +120,25 @@ def _sorted(indices: Sequence[int]) -> Indices:
     return np.array(sorted(indices), dtype=np.int64)
 
 
-def _enough_groups(
-    pieces: Sequence[Piece], windows: Sequence[Window], indices: Sequence[int]
-) -> bool:
+def _few_groups(
+    pieces: Sequence[Piece], windows: Sequence[Window], indices: Sequence[int], fewest: int
+) -> dict[str, list[str]]:
+    """Return the groups of each label that has fewer than so many."""
     groups: dict[str, set[str]] = defaultdict(set)
     for index in indices:
         piece = pieces[windows[index].piece]
         groups[piece.label].add(piece.group)
-    return bool(groups) and min(map(len, groups.values())) >= 3
+    return {label: sorted(groups[label]) for label in sorted(groups) if len(groups[label]) < fewest}
+
+
+def _too_few_units(few: dict[str, list[str]], fewest: int, where: str, unit: str) -> DataError:
+    label, names = next(iter(few.items()))
+    return DataError(
+        f"{f'class {label} of ' if label else ''}{where} must have at least {fewest} units long "
+        f"enough for a window, since none is torn between training, validation and test, got "
+        f"{len(names)} ({', '.join(names)}); add units, or leave series.unit, now {unit!r}, empty: "
+        "recordings are cut in time then"
+    )
 
 
 Dealt = tuple[list[int], list[int], list[int]]
@@ -147,11 +175,10 @@ def _in_time(
     given: Any,
     seed: int,
 ) -> Dealt:
-    """Cut each group in time, and drop what reaches over a border."""
+    """Cut each group, or all that is forecast, in time; drop what reaches over a border."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index in indices:
-        piece = pieces[windows[index].piece]
-        groups[piece.group, piece.label].append(index)
+        groups[_key(pieces, windows[index])].append(index)
     dealt: Dealt = ([], [], [])
     share = 0.0 if given else TEST_SHARE
     for key in sorted(groups):
@@ -177,18 +204,28 @@ def _in_time(
 
 def _key(pieces: Sequence[Piece], window: Window) -> tuple[str, str]:
     piece = pieces[window.piece]
-    return piece.group, piece.label
+    one_recording = window.reach > window.stop and piece.group == piece.file
+    return "" if one_recording else piece.group, piece.label
 
 
-def _moment(pieces: Sequence[Piece], window: Window) -> tuple[str, int]:
+#: Order of the file, its name, and place in it.
+Moment = tuple[list[str | int], str, int]
+
+
+def _moment(pieces: Sequence[Piece], window: Window) -> Moment:
     piece = pieces[window.piece]
-    return piece.file, piece.start + window.start
+    return _order(piece.file), piece.file, piece.start + window.start
 
 
-def _touches(pieces: Sequence[Piece], window: Window, moment: tuple[str, int]) -> bool:
+def _order(file: str) -> list[str | int]:
+    """Return what sorts names with numbers in them by the numbers; text and numbers alternate."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file)]
+
+
+def _touches(pieces: Sequence[Piece], window: Window, moment: Moment) -> bool:
     """Whether a window, or its target, reaches over a moment of its recording."""
     piece = pieces[window.piece]
-    return piece.file == moment[0] and piece.start + window.reach > moment[1]
+    return piece.file == moment[1] and piece.start + window.reach > moment[2]
 
 
 def _fewer(

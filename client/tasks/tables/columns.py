@@ -18,6 +18,8 @@ from common.errors import DataError
 
 Floats = npt.NDArray[np.float32]
 
+#: What float32 holds, rounded down.
+LARGEST = 3.4e38
 #: A column of names with more of them tells one row from another, and nothing else.
 MOST_LEVELS = 100
 #: From this share of numbers on, a column is meant to hold numbers.
@@ -48,7 +50,7 @@ def numbers_of(
     Raises
     ------
     DataError
-        If most are numbers and some are not.
+        If most are numbers and some are not, or one is too large.
     """
     values = np.full(len(cells), np.nan)
     wrong = []
@@ -69,7 +71,13 @@ def numbers_of(
             f"{rows[wrong[0]]}{more}; mend it, or {otherwise}"
         )
     endless = int(np.isinf(values).sum())
-    values[~np.isfinite(values.astype(np.float32))] = np.nan
+    values[np.isinf(values)] = np.nan
+    huge = np.flatnonzero(np.abs(values) > LARGEST)
+    if len(huge):
+        raise DataError(
+            f"column {name!r} of {where} must hold values below {LARGEST:g}, got "
+            f"{cells[huge[0]]} in {rows[huge[0]]}; mend it, give it in other units, or drop it"
+        )
     note = f"column {name}: {endless} infinite values count as missing" if endless else ""
     return values.astype(np.float32), note
 

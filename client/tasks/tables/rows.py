@@ -120,8 +120,7 @@ def _csv(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         raise DataError(f"{path} cannot be read: {why}; replace the file") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} must be UTF-8 text, got other bytes; save it as UTF-8") from error
-    first = text.partition("\n")[0]
-    separator = max(",;\t", key=first.count)
+    separator = separator_of(text.partition("\n")[0])
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows, numbers = [], []
     try:
@@ -134,9 +133,19 @@ def _csv(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         raise DataError(f"{path} must be csv, line {line}: {error}; mend or replace it") from error
     if not rows:
         raise DataError(f"{path} must have a header and rows, got an empty file; remove it")
-    if separator == ";" and any(_COMMA.fullmatch(c.strip()) for row in rows[1:] for c in row):
-        rows[1:] = [[_dotted(cell.strip()) for cell in row] for row in rows[1:]]
-    return [cell.strip() for cell in rows[0]], rows[1:], numbers[1:]
+    return [cell.strip() for cell in rows[0]], dotted(rows[1:], separator), numbers[1:]
+
+
+def separator_of(header: str) -> str:
+    """Return what separates the columns of a csv file, by its first line."""
+    return max(",;\t", key=header.count)
+
+
+def dotted(rows: list[list[str]], separator: str) -> list[list[str]]:
+    """Return rows with decimal commas, which only a semicolon leaves room for, as dots."""
+    if separator == ";" and any(_COMMA.fullmatch(cell.strip()) for row in rows for cell in row):
+        return [[_dotted(cell.strip()) for cell in row] for row in rows]
+    return rows
 
 
 def _dotted(cell: str) -> str:
