@@ -94,7 +94,7 @@ def test_users_by_name_and_number() -> None:
 def test_a_folder_without_a_plant(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"got one without plant\.toml"):
         open_settings(tmp_path)
-    with pytest.raises(StateError, match="written by `transferline-plant join`"):
+    with pytest.raises(StateError, match="which `transferline-plant join` writes"):
         federation_of(tmp_path)
 
 
