@@ -19,8 +19,10 @@ from common.wire.messages import pack_reply
 from common.wire.parts import Parts
 from common.wire.seals import open_order, seal_reply
 from server.centre import Centre
+from server.engine.bounds import TOO_LARGE
 from server.fleet import errands
 from server.fleet.grid import GridFleet
+from server.fleet.inflating import UNREADABLE
 from server.fleet.names import Member
 from server.fleet.records import from_record, to_record
 from server.seals import Seals
@@ -191,9 +193,10 @@ def test_a_lost_reply_is_asked_for_again(
     assert enrolled.asked == ["ash"]
 
 
-def test_a_plants_own_failure_is_final(enrolled: Enrolled) -> None:
+@pytest.mark.parametrize("code", [100, TOO_LARGE, UNREADABLE])
+def test_a_plants_own_failure_is_final(enrolled: Enrolled, code: int) -> None:
     enrolled.answer = lambda message: Message(  # type: ignore[method-assign]
-        Error(100, "no GPU"), reply_to=message
+        Error(code, "no GPU"), reply_to=message
     )
     reply = enrolled.ask("ash")["ash"]
     assert (reply.outcome, reply.reason) == (Outcome.FAILED, "no GPU")
