@@ -30,12 +30,8 @@ class Line:
     """
 
     def __init__(self, folder: Path, identify: Callable[[str, int], None]) -> None:
-        factory = superlink.store_in(folder / "objects")()
-        state = LinkStateFactory(str(folder / "superlink.db"), NoOpFederationManager(), factory)
-        found = state.state()
-        assert isinstance(found, SqlLinkState)
-        assert isinstance(found.object_store, FileObjectStore)
-        self.state, self.identify, self.group = found, identify, group("1", vector=VECTOR)
+        self._folder, self.identify, self.group = folder, identify, group("1", vector=VECTOR)
+        self.open()
         self.run = self.state.create_run(
             *("a/b", "1", "0" * 64, {}, NOOP_FEDERATION_ID, None, "aid", TaskType.SERVER_APP)
         )
@@ -46,6 +42,15 @@ class Line:
         assert self.state.activate_task(task.task_id)
         self.nodes = [self._node() for _ in range(2)]
         self.messages = [self._message(node) for node in self.nodes]
+
+    def open(self) -> None:
+        """Open the state, as SuperLink does when it starts."""
+        factory = superlink.store_in(self._folder / "objects")()
+        database = str(self._folder / "superlink.db")
+        found = LinkStateFactory(database, NoOpFederationManager(), factory).state()
+        assert isinstance(found, SqlLinkState)
+        assert isinstance(found.object_store, FileObjectStore)
+        self.state = found
 
     def _node(self) -> int:
         key = secrets.token_bytes(32)

@@ -223,3 +223,20 @@ def test_the_store_knows_what_a_message_holds(node: Peer) -> None:
 def test_a_group_says_what_its_reply_may_have() -> None:
     assert allowance(group("run:7", vector=100)) == 200 + ROOM
     assert allowance("3") == LARGEST
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_recorded_upload_is_worth_nothing_a_second_time(node: Peer, *, restarted: bool) -> None:
+    reply = node.reply(VECTOR)
+    node.send(reply, node.announce(reply).session_id)
+    assert node.answer() == (0, "")
+    order = node.line.messages[0].metadata.message_id
+    node.line.state.delete_messages({order})  # as Flower does when it hands the reply out
+    node.line.state.object_store.delete(reply.object_id)
+    if restarted:
+        node.line.open()
+    before = node.put
+    response = node.announce(reply)
+    assert not response.objects_to_push
+    node.send(reply, response.session_id)
+    assert (node.put, node.used(), node.line.state.num_message_res()) == (before, 0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -60,10 +61,12 @@ class Enrolled:
             nodes.grid, roster=lambda: self.roster, seals=Seals(folder=self.centre.pki)
         )
 
-    def signer(self, name: str, *, centre: Centre | None = None) -> Signer:
+    def signer(
+        self, name: str, *, centre: Centre | None = None, at: datetime | None = None
+    ) -> Signer:
         key = make_identity(self.folder / secrets.token_hex(4))
         authority = (centre or self.centre).authority()
-        pem = authority.issue(key.public_key(), name=name, role=Role.PLANT, days=30)
+        pem = authority.issue(key.public_key(), name=name, role=Role.PLANT, days=30, at=at)
         return Signer(key=key, certificate=pem, name=name)
 
     def answer(self, message: Message) -> Message:
@@ -116,6 +119,7 @@ def test_sealed_orders_get_sealed_replies(enrolled: Enrolled) -> None:
     [
         ("unsigned", "signed envelope"),
         ("foreign", "issued by the federation's CA"),
+        ("expired", "must be valid at"),
         ("earlier identity", "identity that is enrolled"),
         ("another plant", "signed by that plant"),
         ("altered", "what was signed"),
@@ -129,6 +133,9 @@ def test_a_reply_that_is_not_the_plants_does_not_count(
     if change == "foreign":
         other = Centre.create(tmp_path / "other", config)
         enrolled.signers["ash"] = enrolled.signer("ash", centre=other)
+    elif change == "expired":
+        signer = enrolled.signer("ash", at=utcnow() - timedelta(days=60))
+        enrolled.signers["ash"] = signer
     elif change == "earlier identity":
         enrolled.signers["ash"] = enrolled.signer("ash")
     elif change == "another plant":
