@@ -10,6 +10,8 @@ Its heartbeat is a thread that ends for good at the first answer that it does no
 that of a centre whose disk is full. From there on the plant is away for the centre, though it takes
 orders. Here the thread goes on, and a SuperNode that the centre does not know ends, to start anew.
 
+It starts its SuperExec once; one that dies is started again here (`common.kept`).
+
 And it waits on the clock: 3 s between two questions for a message, 0.5 s between two looks for the
 reply in its own memory, and 1, 2, 4 s and more when a piece of a message is not there yet, which is
 so whenever it asks early. Here the first depends on how long nothing has come: where rounds are
@@ -31,6 +33,8 @@ from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+from common.kept import Subprocess
 
 NO_RUN = 0  #: in place of a run's id; SuperNode only asks whether there is one
 
@@ -109,12 +113,12 @@ class Clock:
 def mend() -> None:
     """Put all of it into Flower's module."""
     names = vars(start_client_internal)
-    assert {"_pull_and_store_message", "time"} <= names.keys(), "another Flower"
+    assert {"_pull_and_store_message", "time", "subprocess"} <= names.keys(), "another Flower"
     defaults = pull_objects.__kwdefaults__
     assert defaults is not None, "another Flower"
     assert defaults.keys() >= PIECE.keys(), "another Flower"
     names["_pull_and_store_message"] = delivering(names["_pull_and_store_message"])
-    names["time"] = Clock()
+    names["time"], names["subprocess"] = Clock(), Subprocess()
     connection = vars(fleet_http_connection)
     assert connection.get("HeartbeatSender") is HeartbeatSender, "another Flower"
     connection["HeartbeatSender"] = lambda beat: HeartbeatSender(lasting(beat))

@@ -67,18 +67,18 @@ class Bounds:
         """Return a way to take pieces that refuses those beyond the allowance."""
 
         def kept(
-            self_: SqlLinkState, run_id: int, session_id: str, object_id: str, content: bytes
+            state: SqlLinkState, run_id: int, session_id: str, object_id: str, content: bytes
         ) -> bool:
             with self._lock:
-                if (found := answered(self_, session_id)) is not None:
+                if (found := answered(state, session_id)) is not None:
                     reply, message = found
-                    store = _store(self_)
+                    store = _store(state)
                     size = 0 if store.size(object_id) else store.total(reply) + len(content)
                     if size > (limit := allowance(message["group_id"])):
-                        self_._cleanup_push_session(session_id, cleanup_messages=True)
-                        refuse(self_, message, f"at most {limit} bytes, got {size} and more")
+                        state._cleanup_push_session(session_id, cleanup_messages=True)
+                        refuse(state, message, f"at most {limit} bytes, got {size} and more")
                         return False
-                return bool(session_id) and keep(self_, run_id, session_id, object_id, content)
+                return bool(session_id) and keep(state, run_id, session_id, object_id, content)
 
         return kept
 

@@ -27,6 +27,8 @@ it a failure, and the SuperNode drops the reply.
 *Later*: a full disk or a locked database is "try again" (503), which every part of Flower does. Its
 own answer (500) ends the thread of a SuperNode that says that it lives, and loses replies.
 
+*Kept*: a SuperExec that dies is started again (`common.kept`).
+
 *Bounds*: what a node may announce and put, before it is kept (`server.engine.bounds`).
 
 *Closed*: connections must show the inner key (`server.engine.inner`), where there is an edge.
@@ -66,6 +68,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from common.home import VARIABLE
+from common.kept import Subprocess
 from common.pki import TOLERANCE
 from server.engine import inner
 from server.engine.bounds import Bounds
@@ -259,6 +262,7 @@ def main() -> None:
     setattr(SqlLinkState, TAKE, whole(getattr(SqlLinkState, TAKE)))
     # The package has a function of the module's name.
     module = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    _set(vars(module), "subprocess", Subprocess())
     if key := os.environ.get(inner.VARIABLE):
         close(vars(module), inner.Inner(key=Path(key)))
     module.flower_superlink()
