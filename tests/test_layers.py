@@ -34,6 +34,7 @@ RESERVED = {
         "client/link/supernode_main.py",
         "server/app.py",
         "server/fleet/",
+        "server/engine/bounds.py",
         "server/engine/control.py",
         "server/engine/inner.py",
         "server/engine/objects.py",

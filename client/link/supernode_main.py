@@ -10,6 +10,10 @@ Its heartbeat is a thread that ends for good at the first answer that it does no
 that of a centre whose disk is full. From there on the plant is away for the centre, though it takes
 orders. Here the thread goes on, and a SuperNode that the centre does not know ends, to start anew.
 
+It starts its SuperExec once; one that dies is started again here (`common.kept`). And it waits for
+the reply of a ClientApp that was ended, as its SuperExec's death does, or that died before it took
+its message: for good. Here it tells the centre, which asks again.
+
 And it waits on the clock: 3 s between two questions for a message, 0.5 s between two looks for the
 reply in its own memory, and 1, 2, 4 s and more when a piece of a message is not there yet, which is
 so whenever it asks early. Here the first depends on how long nothing has come: where rounds are
@@ -26,12 +30,21 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+from flwr.app import Error
+from flwr.common.constant import SubStatus
+from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
-from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+from flwr.supernode.nodestate.in_memory_nodestate import (
+    CLIENT_APP_CRASHED_ERROR,
+    InMemoryNodeState,
+)
 
+from common.kept import Subprocess
+
+FINISH, ANSWER = "finish_task", "_store_error_replies"  #: of Flower's state of a node
 NO_RUN = 0  #: in place of a run's id; SuperNode only asks whether there is one
 
 #: Seconds between two questions for a message: least, most, and as a share of the time since the
@@ -43,6 +56,8 @@ PIECE = {"initial_backoff": 0.1, "backoff_cap": 1.0, "max_tries_per_object": 10_
 
 Pull = Callable[..., int | None]
 Beat = Callable[[], bool]
+Finish = Callable[[InMemoryNodeState, int, str, str], bool]
+Answer = Callable[[InMemoryNodeState, set[int], Error], None]
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +111,34 @@ def lasting(beat: Beat) -> Beat:
     return beaten
 
 
+def told(finish: Finish) -> Finish:
+    """Return a way to end tasks that answers for a ClientApp which has ended without a reply."""
+
+    def finished(self: InMemoryNodeState, task_id: int, sub_status: str, details: str) -> bool:
+        ended = finish(self, task_id, sub_status, details)
+        if ended and sub_status == SubStatus.FAILED:
+            tasks = self.get_tasks(task_ids=[task_id])
+            runs = {task.run_id for task in tasks if task.type == TaskType.CLIENT_APP}
+            self._store_error_replies(runs, CLIENT_APP_CRASHED_ERROR)
+        return ended
+
+    return finished
+
+
+def untaken(answer: Answer) -> Answer:
+    """Return a way to answer for ClientApps that died which also counts what they never took."""
+
+    def answered(self: InMemoryNodeState, run_ids: set[int], error: Error) -> None:
+        with self.lock_msg_store:
+            for entry in self.msg_store.values():
+                metadata = entry.message.metadata
+                if metadata.run_id in run_ids and not metadata.reply_to_message_id:
+                    entry.is_retrieved = True
+            answer(self, run_ids, error)
+
+    return answered
+
+
 class Clock:
     """The module ``time`` for SuperNode's loop, whose only sleep left is that for a reply."""
 
@@ -109,12 +152,14 @@ class Clock:
 def mend() -> None:
     """Put all of it into Flower's module."""
     names = vars(start_client_internal)
-    assert {"_pull_and_store_message", "time"} <= names.keys(), "another Flower"
+    assert {"_pull_and_store_message", "time", "subprocess"} <= names.keys(), "another Flower"
     defaults = pull_objects.__kwdefaults__
     assert defaults is not None, "another Flower"
     assert defaults.keys() >= PIECE.keys(), "another Flower"
     names["_pull_and_store_message"] = delivering(names["_pull_and_store_message"])
-    names["time"] = Clock()
+    names["time"], names["subprocess"] = Clock(), Subprocess()
+    for name, mended in ((FINISH, told), (ANSWER, untaken)):
+        setattr(InMemoryNodeState, name, mended(getattr(InMemoryNodeState, name)))
     connection = vars(fleet_http_connection)
     assert connection.get("HeartbeatSender") is HeartbeatSender, "another Flower"
     connection["HeartbeatSender"] = lambda beat: HeartbeatSender(lasting(beat))

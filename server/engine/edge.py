@@ -28,7 +28,8 @@ from server.engine.inner import Inner
 CONFIGURATION = "nginx.conf"
 #: The calls of Flower's Fleet API. Whoever reaches one of them must still sign as a known node.
 CALL = "^/v1/fleet/[a-z-]+$"
-BODY = 64  #: MiB of a request; Flower sends objects in pieces of at most 20
+PIECE = "/v1/fleet/push-object"  #: the one call that carries more than names
+BODY, PIECE_BODY = 1, 24  #: MiB of a request, and of one with a piece; Flower's have 5
 
 #: Where distributions put nginx, often off the PATH of an ordinary user.
 FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
@@ -136,6 +137,8 @@ http {{
 
 def _server(edge: Edge) -> str:
     """Return the one server of the edge: Fleet's calls, and nothing else."""
+    places = ((f"= {PIECE}", PIECE_BODY), (f'~ "{CALL}"', BODY))
+    locations = "\n".join(_location(edge, place, body=body) for place, body in places)
     return f"""\
 server {{
     listen {edge.listen} ssl;
@@ -144,7 +147,6 @@ server {{
     ssl_protocols TLSv1.2 TLSv1.3;
     ssl_session_cache shared:edge:2m;
 
-    client_max_body_size {BODY}m;
     client_header_timeout 20s;
     client_body_timeout 60s;
     send_timeout 60s;
@@ -153,7 +155,15 @@ server {{
         return 404;
     }}
 
-    location ~ "{CALL}" {{
+{locations}}}
+"""
+
+
+def _location(edge: Edge, place: str, *, body: int) -> str:
+    """Return a location of calls whose bodies have at most so many MiB."""
+    return f"""\
+    location {place} {{
+        client_max_body_size {body}m;
         # What SuperLink sees is the path as it was sent, not as nginx reads it.
         if ($request_uri !~ "{CALL}") {{
             return 404;
@@ -175,7 +185,6 @@ server {{
         proxy_ssl_server_name on;
         proxy_ssl_session_reuse on;
 {_shown(edge.inner)}    }}
-}}
 """
 
 

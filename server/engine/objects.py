@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
-from flwr.supercore.inflatable.inflatable_object import get_object_id
+from flwr.supercore.inflatable.inflatable_object import get_object_id, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore, ObjectEntry
 from flwr.supercore.object_store.object_store import NoObjectInStoreError
@@ -91,6 +91,22 @@ class FileObjectStore(InMemoryObjectStore):
             file = (self._folder / object_id).open("rb")
         with file:  # it may be deleted meanwhile
             return file.read()
+
+    def size(self, object_id: str) -> int:
+        """Return the bytes of a piece; 0 while it is not there."""
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            if entry is None or not entry.is_available:
+                return 0
+            return len(entry.content) or (self._folder / object_id).stat().st_size
+
+    def total(self, root: str) -> int:
+        """Return the bytes that are there of a message and all its pieces."""
+        with self.lock_store:
+            if root not in self.store:
+                return 0
+            tree = self.get_object_tree(root)
+            return sum(self.size(piece.object_id) for piece in iterate_object_tree(tree))
 
     def clear(self) -> None:
         """Forget all."""

@@ -27,6 +27,10 @@ it a failure, and the SuperNode drops the reply.
 *Later*: a full disk or a locked database is "try again" (503), which every part of Flower does. Its
 own answer (500) ends the thread of a SuperNode that says that it lives, and loses replies.
 
+*Kept*: a SuperExec that dies is started again (`common.kept`).
+
+*Bounds*: what a node may announce and put, before it is kept (`server.engine.bounds`).
+
 *Closed*: connections must show the inner key (`server.engine.inner`), where there is an edge.
 """
 
@@ -59,12 +63,15 @@ from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
 from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink import config_loader
 from flwr.superlink.routers.fleet import node_auth
+from flwr.superlink.servicer.fleet import fleet_handlers
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from common.home import VARIABLE
+from common.kept import Subprocess
 from common.pki import TOLERANCE
 from server.engine import inner
+from server.engine.bounds import Bounds
 from server.engine.objects import FileObjectStore
 
 PATIENCE = 120  #: seconds
@@ -73,6 +80,7 @@ OBJECTS = "objects"  #: folder of the centre's, for pieces on their way
 
 GIVE = "get_message_ins"  #: and what gives messages to SuperNodes
 KEEP = "store_object"  #: and what takes a piece of a reply
+PUSH = "push_messages"  #: of Flower's handlers: what takes the announcement of a reply
 TIMES = 5  #: that a message goes out again
 TRANSLATOR = "http_error_translator"  #: of Flower's application: turns errors into answers
 
@@ -89,7 +97,10 @@ def whole(take: Take) -> Take:
     """Return a way to take replies that leaves those whose upload goes on where they are."""
 
     def taken(self: SqlLinkState, message_ids: set[str], run_id: int) -> list[Message]:
-        return take(self, message_ids - uploading(self, message_ids), run_id)
+        found = take(self, message_ids - uploading(self, message_ids), run_id)
+        for message in found:  # what was answered need not be fetched, whoever has confirmed it
+            self.object_store.delete(message.metadata.reply_to_message_id)
+        return found
 
     return taken
 
@@ -242,13 +253,16 @@ def main() -> None:
     _set(vars(node_auth), "SYSTEM_TIME_TOLERANCE", int(TOLERANCE.total_seconds()))
     _set(vars(node_auth), "TIMESTAMP_TOLERANCE", int(TOLERANCE.total_seconds()))
     _set(vars(config_loader), "ObjectStoreFactory", store_in(Path(os.environ[VARIABLE]) / OBJECTS))
-    setattr(SqlLinkState, KEEP, repeated(getattr(SqlLinkState, KEEP)))
+    bounds = Bounds()
+    setattr(SqlLinkState, KEEP, repeated(bounds.kept(getattr(SqlLinkState, KEEP))))
+    _set(vars(fleet_handlers), PUSH, bounds.announced(fleet_handlers.push_messages))
     setattr(SqlLinkState, GIVE, leaving(again(getattr(SqlLinkState, GIVE))))
     names = vars(importlib.import_module("flwr.superlink.main"))
     _set(names, TRANSLATOR, later(names[TRANSLATOR]))
     setattr(SqlLinkState, TAKE, whole(getattr(SqlLinkState, TAKE)))
     # The package has a function of the module's name.
     module = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    _set(vars(module), "subprocess", Subprocess())
     if key := os.environ.get(inner.VARIABLE):
         close(vars(module), inner.Inner(key=Path(key)))
     module.flower_superlink()

@@ -25,7 +25,9 @@ from common.orders import Order, Release, Reply
 from common.secagg.messages import Call, Said
 from common.wire.messages import pack_call, pack_order
 from common.wire.parts import Parts
+from server.fleet.allowance import allowance, group
 from server.fleet.errands import Errand
+from server.fleet.inflating import at_most, install
 from server.fleet.names import Enrolled, Greeted, Member, Names, Roster
 from server.fleet.records import failed, read_reply, read_said, to_record
 
@@ -71,6 +73,7 @@ class GridFleet:
     def __init__(
         self, grid: Grid, *, roster: Roster | None = None, seals: Seals | None = None
     ) -> None:
+        install()
         self._grid = grid
         self._roster, self._seals = roster, seals
         self._names: Names = Greeted(grid) if roster is None else Enrolled(grid, roster)
@@ -123,10 +126,11 @@ class GridFleet:
         """
         letters = self._letters(order, release, beside)
         here = self._names.nodes()
+        said = group(str(order.round), vector=release.vector.nbytes)
         for plant in sorted(letters.keys() - here):
             yield failed(order, plant, "not connected")
         errands = [
-            Errand(plant, content=content, kind="train", group=str(order.round))
+            Errand(plant, content=content, kind="train", group=said)
             for plant, (content, _) in sorted(letters.items())
             if plant in here
         ]
@@ -146,7 +150,7 @@ class GridFleet:
                 plant,
                 content=to_record(self._sealed_call(call, plant)),
                 kind="query.sum",
-                group=run,
+                group=group(run, vector=0),
             )
             for plant, call in calls.items()
             if plant in here
@@ -216,7 +220,9 @@ class GridFleet:
 
     def _collect(self, errand: Errand) -> Message | None:
         """Return the plant's reply if it has come."""
-        for message in self._grid.pull_messages([errand.ident]) if errand.ident else ():
+        with at_most(allowance(errand.group)):
+            found = list(self._grid.pull_messages([errand.ident])) if errand.ident else []
+        for message in found:
             if message.has_error() and message.error.code in LOST:
                 errand.lost(message.error.reason or "the node gave no reason")
             else:

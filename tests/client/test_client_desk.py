@@ -265,6 +265,23 @@ def test_an_order_of_before_is_refused_after_a_restart(
     assert restarted.worker.starts == 0
 
 
+def test_a_recorded_order_gets_the_same_bytes_also_after_a_restart(
+    line: Callable[..., Line], order: Order, release: Release
+) -> None:
+    at = line()
+    at.plant.answer(order, release)
+    recorded = at.centre.seal(order, release)
+    first = at.desk.answer(recorded, listening=lambda: True)
+    at.desk.close()
+    restarted = Line(at.plant, at.centre, running=False)
+    again = restarted.desk.answer(recorded, listening=lambda: True)
+    assert first is not None
+    assert again is not None
+    assert (again.head, again.vector) == (first.head, first.vector)
+    assert restarted.worker.starts == 0
+    assert len(restarted.ledger.history()) == 1
+
+
 def test_an_answered_order_of_an_old_run_is_no_work_again(
     line: Callable[..., Line], order: Order, release: Release
 ) -> None:

@@ -9,6 +9,8 @@ import time
 import httpx
 import pytest
 from flwr.app import Message, RecordDict
+from flwr.common.constant import SubStatus
+from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
 from flwr.supercore.object_store import ObjectStoreFactory
@@ -27,7 +29,12 @@ from client.link.supernode_main import (
     has_reply,
     lasting,
     mend,
+    told,
+    untaken,
 )
+from common.kept import Kept
+
+LOST = {3, 4, 5, 8, 101}  #: codes after which the centre asks again (`server.fleet.grid`)
 
 
 def empty() -> InMemoryNodeState:
@@ -67,6 +74,38 @@ def test_a_reply_left_behind_is_sent_when_no_message_comes(
     assert not has_reply(state)
 
 
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("replied", [True, False])
+def test_a_client_app_that_was_ended_is_answered_for(
+    monkeypatch: pytest.MonkeyPatch, *, taken: bool, replied: bool
+) -> None:
+    for name, value in (("_run_id", 1), ("_task_id", 1), ("_node_id", 7)):
+        monkeypatch.setattr(TaskIdentity, name, value)
+    answer = untaken(InMemoryNodeState._store_error_replies)
+    monkeypatch.setattr(InMemoryNodeState, "_store_error_replies", answer)
+    monkeypatch.setattr(InMemoryNodeState, "finish_task", told(InMemoryNodeState.finish_task))
+    state = empty()
+    task = state.create_task(TaskType.CLIENT_APP, run_id=1)
+    assert task is not None
+    assert state.claim_task(task)
+    message = Message(RecordDict(), 7, "train")
+    message.metadata.__dict__["_message_id"] = message.object_id
+    state.store_message(message)
+    state.record_message_processing_start(message.metadata.message_id)
+    if taken:
+        state.get_messages_legacy(is_reply=False)
+    if replied:
+        reply = Message(RecordDict(), reply_to=message)
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        state.store_message(reply)
+    assert state.finish_task(task, SubStatus.FAILED, "ended")
+    (found,) = state.get_messages_legacy(is_reply=True)
+    assert found.metadata.reply_to_message_id == message.metadata.message_id
+    assert found.has_error() is not replied
+    if not replied:
+        assert found.error.code in LOST
+
+
 def test_it_asks_often_where_rounds_are_quick_and_rarely_where_they_are_not() -> None:
     now, asked = [0.0], []
 
@@ -92,7 +131,9 @@ def test_a_message_that_came_is_told() -> None:
 def test_what_is_replaced_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     names, defaults = vars(start_client_internal), pull_objects.__kwdefaults__
     assert defaults is not None
-    for name in ("_pull_and_store_message", "time"):
+    for name in ("finish_task", "_store_error_replies"):
+        monkeypatch.setattr(InMemoryNodeState, name, getattr(InMemoryNodeState, name))
+    for name in ("_pull_and_store_message", "time", "subprocess"):
         monkeypatch.setattr(start_client_internal, name, names[name])
     for name in PIECE:
         monkeypatch.setitem(defaults, name, defaults[name])
@@ -105,6 +146,7 @@ def test_what_is_replaced_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
     names["time"].sleep(3.0)
     assert LOCAL <= time.monotonic() - started < 3.0
+    assert names["subprocess"].Popen is Kept
     assert names["time"].monotonic is time.monotonic
 
 

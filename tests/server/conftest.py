@@ -211,6 +211,23 @@ def good() -> tuple[Order, Reply, Schema, FederationConfig]:
 
 
 @pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Flower's state with a run and two nodes (`tests.server.line`); slow to import."""
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+    from flwr.supercore.corestate import sql_corestate
+    from flwr.supercore.task_identity import TaskIdentity
+
+    from server.engine import superlink
+    from tests.server.line import Line
+
+    monkeypatch.setattr(TaskIdentity, "_task_id", 1, raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(sql_corestate, "HEARTBEAT_DEFAULT_INTERVAL", superlink.PATIENCE)
+        patch.setattr(SqlLinkState, superlink.TAKE, superlink.whole(SqlLinkState.get_message_res))
+        yield Line(tmp_path, lambda name, value: patch.setattr(TaskIdentity, name, value))
+
+
+@pytest.fixture
 def run(centre: Any, keys: Any, tmp_path: Path) -> Callable[..., Run]:
     """Return ``run(count=5, **policy)``."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ from common.wire.messages import pack_reply
 from common.wire.parts import Parts
 from common.wire.seals import open_order, seal_reply
 from server.centre import Centre
+from server.engine.bounds import TOO_LARGE
 from server.fleet import errands
 from server.fleet.grid import GridFleet
+from server.fleet.inflating import UNREADABLE
 from server.fleet.names import Member
 from server.fleet.records import from_record, to_record
 from server.seals import Seals
@@ -58,10 +61,12 @@ class Enrolled:
             nodes.grid, roster=lambda: self.roster, seals=Seals(folder=self.centre.pki)
         )
 
-    def signer(self, name: str, *, centre: Centre | None = None) -> Signer:
+    def signer(
+        self, name: str, *, centre: Centre | None = None, at: datetime | None = None
+    ) -> Signer:
         key = make_identity(self.folder / secrets.token_hex(4))
         authority = (centre or self.centre).authority()
-        pem = authority.issue(key.public_key(), name=name, role=Role.PLANT, days=30)
+        pem = authority.issue(key.public_key(), name=name, role=Role.PLANT, days=30, at=at)
         return Signer(key=key, certificate=pem, name=name)
 
     def answer(self, message: Message) -> Message:
@@ -114,6 +119,7 @@ def test_sealed_orders_get_sealed_replies(enrolled: Enrolled) -> None:
     [
         ("unsigned", "signed envelope"),
         ("foreign", "issued by the federation's CA"),
+        ("expired", "must be valid at"),
         ("earlier identity", "identity that is enrolled"),
         ("another plant", "signed by that plant"),
         ("altered", "what was signed"),
@@ -127,6 +133,9 @@ def test_a_reply_that_is_not_the_plants_does_not_count(
     if change == "foreign":
         other = Centre.create(tmp_path / "other", config)
         enrolled.signers["ash"] = enrolled.signer("ash", centre=other)
+    elif change == "expired":
+        signer = enrolled.signer("ash", at=utcnow() - timedelta(days=60))
+        enrolled.signers["ash"] = signer
     elif change == "earlier identity":
         enrolled.signers["ash"] = enrolled.signer("ash")
     elif change == "another plant":
@@ -191,9 +200,10 @@ def test_a_lost_reply_is_asked_for_again(
     assert enrolled.asked == ["ash"]
 
 
-def test_a_plants_own_failure_is_final(enrolled: Enrolled) -> None:
+@pytest.mark.parametrize("code", [100, TOO_LARGE, UNREADABLE])
+def test_a_plants_own_failure_is_final(enrolled: Enrolled, code: int) -> None:
     enrolled.answer = lambda message: Message(  # type: ignore[method-assign]
-        Error(100, "no GPU"), reply_to=message
+        Error(code, "no GPU"), reply_to=message
     )
     reply = enrolled.ask("ash")["ash"]
     assert (reply.outcome, reply.reason) == (Outcome.FAILED, "no GPU")

@@ -4,108 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import secrets
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from fastapi import Request, Response
-from flwr.app import Array, ArrayRecord, Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
-from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.corestate import sql_corestate
 from flwr.supercore.date import now
 from flwr.supercore.error import http_error_translator
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink import config_loader
-from flwr.superlink.federation import NoOpFederationManager
 from sqlalchemy.exc import OperationalError
 
 from server.engine import superlink
-from server.engine.objects import FileObjectStore
+from tests.server.line import Line
 
 # Flower's migrations, under this alembic.
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
-
-
-class Line:
-    """A state with a run, two nodes, and a message to each.
-
-    Attributes
-    ----------
-    messages : their ids.
-    """
-
-    def __init__(self, folder: Path, identify: Callable[[str, int], None]) -> None:
-        factory = superlink.store_in(folder / "objects")()
-        state = LinkStateFactory(str(folder / "superlink.db"), NoOpFederationManager(), factory)
-        found = state.state()
-        assert isinstance(found, SqlLinkState)
-        assert isinstance(found.object_store, FileObjectStore)
-        self.state, self._identify = found, identify
-        self.run = self.state.create_run(
-            *("a/b", "1", "0" * 64, {}, NOOP_FEDERATION_ID, None, "aid", TaskType.SERVER_APP)
-        )
-        assert self.run
-        identify("_run_id", self.run)
-        self.nodes = [self._node() for _ in range(2)]
-        self.messages = [self._message(node) for node in self.nodes]
-
-    def _node(self) -> int:
-        key = secrets.token_bytes(32)
-        node = self.state.create_node("aid", "name", key, heartbeat_interval=1e6)
-        self.state.activate_node(node, 1e6)
-        return node
-
-    def _message(self, node: int) -> Message:
-        self._identify("_node_id", SUPERLINK_NODE_ID)
-        message = Message(RecordDict(), node, "train", ttl=1000.0)
-        self._send(message)
-        return message
-
-    def _send(self, message: Message) -> str:
-        message.metadata.__dict__["_message_id"] = message.object_id
-        session = self.state.start_session(self.run)
-        stored, _ = self.state.store_message_and_object_tree(
-            message, get_object_tree(message), session
-        )
-        assert stored
-        return session
-
-    def begin(self, number: int) -> Callable[[], None]:
-        """Announce the reply of a node; return what uploads its next piece."""
-        self._identify("_node_id", self.nodes[number])
-        data = bytes([number]) * 200_000
-        content = RecordDict({"a": ArrayRecord({"flat": Array("float32", (50_000,), "r", data)})})
-        reply = Message(content, reply_to=self.messages[number])
-        session = self._send(reply)
-        pieces = iter(get_all_nested_objects(reply).items())
-
-        def upload() -> None:
-            name, piece = next(pieces)
-            self.last = (self.run, session, name, piece.deflate())
-            assert self.state.store_object(*self.last)
-
-        self.pieces = len(get_all_nested_objects(reply))
-        return upload
-
-    def take(self) -> list[int]:
-        """Return the nodes whose replies are handed out."""
-        asked = {message.metadata.message_id for message in self.messages}
-        found = self.state.get_message_res(asked, self.run)
-        return [self.nodes.index(m.metadata.src_node_id) for m in found if not m.has_error()]
-
-
-@pytest.fixture
-def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    monkeypatch.setattr(TaskIdentity, "_task_id", 1, raising=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(SqlLinkState, superlink.TAKE, superlink.whole(SqlLinkState.get_message_res))
-        yield Line(tmp_path, lambda name, value: patch.setattr(TaskIdentity, name, value))
 
 
 def test_a_reply_is_handed_out_when_all_of_it_is_there(line: Line) -> None:
