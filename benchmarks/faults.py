@@ -188,7 +188,8 @@ HEAD = """\
 ## What holds
 
 - **Any process may be killed at any moment**, at the centre or at a plant, and the run goes on by
-  itself. Only `up` needs somebody to start it again: systemd, a container's restart policy.
+  itself. Only `up` needs somebody to start it again: systemd, a container's restart policy. Meant
+  for every process and moment; tried for those in the table, with one plant's processes at a time.
 - **The result is the same.** A round in which every plant's reply was counted ends with the same
   release, bit for bit, as if nothing had happened (on CPU, for a fixed `threads`).
 - **Nothing is counted twice and nothing is lost.** The same order again gets the filed answer; a
@@ -214,14 +215,36 @@ docs/deployment.md), and a machine whose clock is off by more than the tolerance
 The tables below are written by `benchmarks/faults.py`: a centre and three plants as real processes
 on one machine of two cores (SuperLink, nginx, ServerApp; daemon, training process, link, SuperNode,
 bridge), TLS, enrolment and node authentication, each plant behind a TCP proxy of its own. A run of
-rounds is in progress; each case disturbs one round. `up` is started again after a kill, as systemd
+rounds is in progress; each case disturbs one round. The plants are made up (`tests/e2e/made_up.py`:
+14 drawn images of 32 by 32 pixels a class), so that a round takes seconds: what is tried here is
+processes and lines, not learning. `up` is started again after a kill, as systemd
 would; everything else must come back by itself.
+
+*The centre's network* is that of all plants at once, before its edge; there is no proxy between the
+edge and SuperLink, which are on one machine. *A reply cut in the middle* was played at one plant.
+
+*Certificates*: the rows of the last table show a plant's own daemon, which reads its certificate
+when it starts. That the centre refuses such certificates is shown by unit tests: on replies
+(`test_server_seals.py::test_a_reply_that_is_not_the_plants_does_not_count`, ended, foreign and of
+before a new enrolment), on renewal (`test_server_renewal.py`:
+`test_an_expired_certificate_is_not_renewed_not_even_a_little`,
+`test_a_foreign_or_misused_certificate_is_not_renewed`), and of who was revoked
+(`test_server_seals.py::test_who_was_revoked_meanwhile_does_not_count`). *Replays*: orders here, as
+they were recorded between link and daemon; replies in `test_server_replay.py` and
+`test_server_bounds.py::test_a_recorded_upload_is_worth_nothing_a_second_time`.
 
 *Same release* compares the hash of the release after the round with that of the local simulation of
 the same seed, which nothing disturbed; empty where replies may be missing by design, and after a
 round of the same run that was not as expected. Seconds are from the case's begin to the end of its
 round, on a machine that other work kept busy: the quickest round took {normal:.0f}. {count} cases,
 {odd} not as expected, {missing} not run.
+
+Not played: a kill of enrolment or metrics alone (they live in `up`), of the plant's processes at
+*commit* and *between rounds*, of several plants' processes at once (but see *two of three plants
+away*), and of PostgreSQL.
+
+*SuperExec* is what Flower starts bridges and ServerApps by, the *nursery* the process that bridges
+are forked from, a *keeper* stands between `up` and each program that it keeps running.
 
 The named moments: *order sent* (the round's order goes out), *training* (the daemon has handed it
 to the training process), *reply filed* (the answer is in the plant's outbox), *reply on its way*

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -242,6 +243,11 @@ class _Watched:
     def _ended(self, now: float, *, status: int) -> State:
         assert self.process is not None
         self._end()
+        if status < 0 and self.pid is not None:
+            # The keeper was killed, and its command with it, but not what that had started: nginx's
+            # workers would keep the port. The command leads a group of its own.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         self.process = None
         os.close(self._report)
         return self._again(now, status=status % 256)

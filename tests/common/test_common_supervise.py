@@ -176,6 +176,20 @@ def test_another_user_has_its_id_and_can_gain_no_rights(
     ]
 
 
+def test_what_the_program_of_a_killed_keeper_had_started_is_ended(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    supervisor.start(program(f"sleep 100 & echo $! > {tmp_path}/child; sleep 100"))
+    first = pid(supervisor)
+    until(lambda: (tmp_path / "child").exists())
+    child = psutil.Process(int((tmp_path / "child").read_text()))
+    keeper = psutil.Process(first).parent()
+    assert keeper is not None
+    keeper.kill()
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: pid(supervisor) != first)
+
+
 @pytest.mark.parametrize("victim", ["supervisor", "keeper"])
 def test_a_kill_leaves_nothing(tmp_path: Path, victim: str) -> None:
     code = f"""

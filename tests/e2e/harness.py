@@ -41,7 +41,7 @@ PATTERNS = {
     "nginx": r"nginx: master",
     "link": r"-m client\.link\.link",
     "supernode": r"bin/flower-supernode|-m client\.link\.supernode_main",
-    "superexec": r"bin/flower-superexec|-m client\.link\.superexec_main",
+    "superexec": r"[ /]flower-superexec |-m client\.link\.superexec_main",
     "bridge": r"-m client\.link\.(superexec_main|entry)|bin/flwr-clientapp",
     "worker": r"-m client\.desk\.worker_process",
 }
@@ -113,6 +113,14 @@ class Side:
             return []
         if role == "daemon":
             return [psutil.Process(self._up.pid)] if self._up.running() else []
+        if role == "keeper":
+            return self._up.find(r"common/keeper\.py", but="\0")
+        if role == "nursery":
+            return [
+                p
+                for p in self._up.find(PATTERNS["superexec"], but="keeper.py")
+                if name(p) == "nursery"
+            ]
         # A keeper's command line ends with that of the program that it keeps.
         found = self._up.find(PATTERNS[role], but="keeper.py")
         # SuperExec, its nursery and what this forks have one command line.

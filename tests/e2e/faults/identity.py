@@ -14,35 +14,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from client.desk.outbox import KEPT
 from common.pki import Authority, Role, load_identity
 from common.token import Token
 from tests.e2e.harness import Centre, Plant, wait_connected
+from tests.e2e.moments import at, round_closed
 from tests.e2e.processes import environment
 from tests.e2e.scene import Case, Scene
 
-#: Hands an old order in again at a plant's socket, signed by the centre, and prints the answer.
-REPLAY = """
-import json, sys
-from pathlib import Path
-from client.link.bridge_client import answer
-from common.orders import Kind, Order
-from common.signing import Signer
-from common.wire.messages import pack_order
-from common.wire.seals import seal_order
-from server.engine.job import Job
-from server.releases import Releases
-
-centre, run, number, socket, plants = sys.argv[1:]
-centre, number = Path(centre), int(number)
-job = Job.read(centre / "runs" / run)
-release = Releases(centre).read(number - 1)
-order = Order(run=run, round=number, kind=Kind.TRAIN, release=release.hash,
-              cohort=tuple(plants.split(",")), deadline=60.0, config=job.config)
-signer = Signer.open(centre / "pki/release.key", centre / "pki/release.pem")
-parts = seal_order(pack_order(order, release), order, signer=signer)
-reply = json.loads(answer("unix:" + socket, parts, seconds=300).head)["reply"]
-print(reply["outcome"], reply["reason"])
-"""
+RECORDER = Path(__file__).with_name("recording_plant.py")
 
 
 def last(text: str) -> str:
@@ -124,21 +104,45 @@ def foreign_certificate(plant: Plant, folder: Path) -> None:
     (folder / "identity.pem").write_text(pem)
 
 
+def handed_in(scene: Scene, number: int) -> str:
+    """Hand in what the link brought in a round, byte for byte; say what comes of it."""
+    plant = scene.plant
+    socket_ = plant.folder / "link/plant.sock"
+    arguments = ["again", str(plant.folder), f"{scene.run}-{number}", str(socket_)]
+    done = subprocess.run(
+        [sys.executable, str(RECORDER), *arguments],
+        capture_output=True, text=True, env=environment(), timeout=400, check=False,
+    )  # fmt: skip
+    return last(done.stdout) or last(done.stderr)
+
+
+def twice(scene: Scene, number: int) -> str:
+    """Hand recorded bytes in, kill the daemon, and hand them in again."""
+    before = handed_in(scene, number)
+    scene.plant.kill("daemon")
+    scene.plant.start()
+    return f"{before}; after a restart: {handed_in(scene, number)}"
+
+
 def replayed(scene: Scene) -> str:
-    """Hand in the order of round 1 again, also after the daemon was killed."""
-    centre, plant = scene.centre, scene.plant
-    said = []
-    for _ in range(2):
-        arguments = [str(centre.folder), scene.run, "1", str(plant.folder / "link/plant.sock")]
-        done = subprocess.run(
-            [sys.executable, "-c", REPLAY, *arguments, ",".join(sorted(scene.plants))],
-            capture_output=True, text=True, env=environment(), timeout=400, check=False,
-        )  # fmt: skip
-        said.append(last(done.stdout) or last(done.stderr))
-        plant.kill("daemon")
+    """Record the order of a round and its reply on their way, and hand the order in again."""
+    plant = scene.plant
+    if str(RECORDER) not in plant.program:
+        plant.stop()
+        plant.program = [sys.executable, str(RECORDER)]
         plant.start()
-        time.sleep(10)
-    return "; after a restart: ".join(said)
+        wait_connected(scene.centre, sorted(scene.plants))
+        scene.next_round()
+    scene.close(scene.round)
+    return twice(scene, scene.round)
+
+
+def replayed_late(scene: Scene) -> str:
+    """Do it with the oldest recorded order, once the outbox has forgotten its answer."""
+    folders = (scene.plant.folder / "recorded").glob(f"{scene.run}-*")
+    oldest = min(int(path.name.rpartition("-")[2]) for path in folders)
+    at(round_closed(scene.centre, scene.run, oldest + KEPT + 1), what="later rounds")
+    return twice(scene, oldest)
 
 
 def second_daemon(scene: Scene) -> str:
@@ -180,12 +184,14 @@ CASES = [
     alone("a used token, centre killed before", used_after_restart, "^1: .*token"),
     alone("an expired token", expired, "^1: .*token"),
     alone("a forged token", lambda s: refused_join(s, forged(s.centre.invite("fig"))), "^1: "),
-    alone("a certificate that has ended",
+    alone("a plant whose own certificate has ended (its daemon does not start)",
           lambda s: with_certificate(s, ended_certificate(s.centre)), "error: .*(ended|valid)"),
-    alone("a certificate of another CA",
+    alone("a plant with a certificate of another CA (its daemon does not start)",
           lambda s: with_certificate(s, foreign_certificate), "error: .*(CA|issue|sign)"),
     alone("all plants are back", back, "oak"),
-    alone("an order of an earlier round again", replayed, "declined.*declined"),
+    Case("a recorded order of the last round again", replayed,
+         expect="^done, the same bytes; after a restart: done, the same bytes; committed, 3 of 3"),
+    alone("a recorded order of an earlier round again", replayed_late, "^declined.*: declined"),
     alone("a second daemon in a plant's folder", second_daemon, "^1: "),
     alone("the enrolment's port is in use", port_in_use, "^1: .*enrolment"),
     alone("the centre's log verifies", cut_log, "^0: "),

@@ -29,15 +29,20 @@ STAGES: dict[str, Callable[[Scene], Moment]] = {
 PLANT = {
     "daemon": ("order sent", "training", "reply filed"),
     "worker": ("training",),
-    "link": ("training", "reply on its way"),
-    "supernode": ("order sent", "training", "reply on its way"),
-    "bridge": ("training",),
+    "link": ("training", "reply filed", "reply on its way"),
+    "supernode": ("order sent", "training", "reply filed", "reply on its way"),
+    "superexec": ("order sent", "training"),
+    "nursery": ("training",),
+    "bridge": ("training", "reply filed"),
+    "keeper": ("training",),
 }
 CENTRE = {
     "serverapp": ("order sent", "training", "reply on its way", "commit", "between rounds"),
     "superlink": ("order sent", "training", "reply on its way", "commit", "between rounds"),
-    "nginx": ("order sent", "reply on its way"),
-    "daemon": ("training", "commit", "between rounds"),
+    "superexec": ("order sent", "training"),
+    "nginx": ("order sent", "training", "reply on its way"),
+    "keeper": ("training",),
+    "daemon": ("order sent", "training", "commit", "between rounds"),
 }
 
 TITLES = {
@@ -45,7 +50,10 @@ TITLES = {
     "worker": "training process",
     "link": "link",
     "supernode": "SuperNode",
+    "superexec": "SuperExec",
+    "nursery": "nursery, which forks bridges",
     "bridge": "bridge",
+    "keeper": "keepers, all at once",
     "serverapp": "ServerApp",
     "superlink": "SuperLink",
     "nginx": "nginx",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tests.e2e.faults.kills import STAGES
 from tests.e2e.moments import at
@@ -40,11 +40,15 @@ def away(side: str, seconds: float, stage: str, *, how: str = "cut") -> Case:
     return Case(f"{whose} {word} for {seconds:.0f} s: {stage}", inject)
 
 
-def half_open(scene: Scene) -> None:
-    """Reset the far side of the plant's connections; the near side hears nothing."""
-    at(STAGES["order sent"](scene), what="order")
-    for proxy in proxies(scene, "plant"):
-        proxy.half_close()
+def half_open(side: str) -> Callable[[Scene], None]:
+    """Return what resets the far side of connections; the near side hears nothing."""
+
+    def inject(scene: Scene) -> None:
+        at(STAGES["order sent"](scene), what="order")
+        for proxy in proxies(scene, side):
+            proxy.half_close()
+
+    return inject
 
 
 def broken_reply(scene: Scene) -> str | None:
@@ -57,13 +61,18 @@ def broken_reply(scene: Scene) -> str | None:
     proxy.restore()
 
 
-def slow_line(scene: Scene) -> None:
-    """A line of 100 kB/s with 0.2 s of delay, for a whole round."""
-    (proxy,) = proxies(scene, "plant")
-    proxy.throttle(100_000)
-    proxy.delay(0.2)
-    scene.close(scene.round)
-    proxy.restore()
+def slow_line(side: str) -> Callable[[Scene], None]:
+    """Return what makes lines of 100 kB/s with 0.2 s of delay, for a whole round."""
+
+    def inject(scene: Scene) -> None:
+        found = proxies(scene, side)
+        for proxy in found:
+            proxy.throttle(100_000)
+            proxy.delay(0.2)
+        scene.close(scene.round)
+        restore(found)
+
+    return inject
 
 
 CASES = [
@@ -75,7 +84,9 @@ CASES = [
     away("plant", 60, "reply on its way"),
     away("plant", 60, "training", how="black_hole"),
     away("centre", 60, "reply on its way", how="black_hole"),
-    Case("half-open connections of a plant: order sent", half_open),
+    Case("half-open connections of a plant: order sent", half_open("plant")),
+    Case("half-open connections at the centre's edge: order sent", half_open("centre")),
     Case("a reply cut in the middle", broken_reply),
-    Case("a line of 100 kB/s with 0.2 s of delay", slow_line),
+    Case("a line of 100 kB/s with 0.2 s of delay", slow_line("plant")),
+    Case("such lines for all plants at once", slow_line("centre")),
 ]

@@ -131,7 +131,7 @@ CASES = [
     *spoiled("negative", "a negative weight", BAD),
     *spoiled("huge", "a huge weight", f"{BAD}|committed, 3 of 3"),
     *spoiled("norm", "a huge norm", BAD),
-    *spoiled("oversized", "forty times the values", BAD),
+    *spoiled("oversized", "forty times the values", "committed, 2 of 3.*oak failed size: "),
     *spoiled("other", "another plant's name", BAD),
     recovered("hostile replies"),
     Case("a plant is revoked while it trains", revoked, expect="committed, 2 of 3"),
