@@ -218,8 +218,8 @@ bridge), TLS, enrolment and node authentication, each plant behind a TCP proxy o
 rounds is in progress; each case disturbs one round. The plants are made up (`tests/e2e/made_up.py`:
 14 drawn images of 32 by 32 pixels a class), so that a round takes seconds: what is tried here is
 processes and lines, not learning; the same kills on images of three real products are
-`tests/e2e/test_deployment.py`, under masks on four of them `tests/e2e/test_secure_sums.py`. `up` is started again after a kill, as systemd
-would; everything else must come back by itself.
+`tests/e2e/test_deployment.py`, under masks on four of them `tests/e2e/test_secure_sums.py`.
+`up` is started again after a kill, as systemd would; everything else must come back by itself.
 
 *The centre's network* is that of all plants at once, before its edge; there is no proxy between the
 edge and SuperLink, which are on one machine. *A reply cut in the middle* was played at one plant.
