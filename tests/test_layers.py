@@ -45,7 +45,7 @@ RESERVED = {
         "client/link/bridge_client.py",
         "client/service.py",
         "client/app.py",
-        "client/joining/enrolment.py",
+        "client/joining/line.py",
         "client/daemon.py",
         "client/link/link.py",
         "server/enrolment.py",

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from client.fitting import misfit, read
 from client.joining import enrolment
+from client.joining.line import pinned_authority
 from client.layout import (
     FEDERATION,
     SETTINGS,
@@ -125,7 +126,7 @@ def join(
     is_new = not entry.folder.exists()
     enrolment.check_time(entry.token, entry.folder, at=clock())
     images = _look(settings)  # tells most mistakes before anything is made
-    enrolment.pinned_authority(entry.token, clock=clock)  # reading images takes longest
+    pinned_authority(entry.token, clock=clock)  # reading images takes longest
     with ExitStack() as undo:
         # Ctrl-C too: a folder half made would be in the way of the next try.
         if is_new:

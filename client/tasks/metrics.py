@@ -124,14 +124,18 @@ def scores(
         "accuracy": float(accuracy),
         "balanced_accuracy": float(recall[support > 0].mean()),
         "macro_f1": float(macro_f1),
-        "recall": {
-            name: float(recall[label]) if support[label] else None
-            for label, name in enumerate(classes)
-        },
+        "recall": _by_class(classes, recall, support),
         "confusion": confusion.tolist(),
         "auroc": float(metrics.binary_auroc(said[:, 1], true)) if ranked else None,
         "escape_rate": escape,
         "loss": float(-likelihood.double().log().mean()),
+    }
+
+
+def _by_class(classes: Sequence[str], recall: Array, support: Array) -> dict[str, float | None]:
+    """Return recalls by class, None where it does not occur."""
+    return {
+        name: float(recall[label]) if support[label] else None for label, name in enumerate(classes)
     }
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import grpc
 import pytest
 
-from client.joining import enrolment
+from client.joining import line
 from client.joining.enrolment import join, renew
+from client.joining.line import REPLY_LIMIT
 from common.errors import EngineError, IdentityError, TransferlineError
 from common.pki import Authority, Role, fingerprint, make_identity
 from common.pki.keys import read_request
@@ -167,7 +168,7 @@ def test_a_clock_ten_minutes_off_still_joins(
 def test_a_centre_that_cannot_be_reached_is_one_line(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enrolment, "CONNECT", 0.3)
+    monkeypatch.setattr(line, "CONNECT", 0.3)
     folder = tmp_path / "plant"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -226,7 +227,7 @@ def spoilt(authority: Authority, tmp_path: Path) -> dict[str, Callable[[wire.Joi
         "pinned one": lambda request: sound(request, authority=foreign.pem),
         "federation": lambda request: sound(request, federation="other"),
         "host:port": lambda request: sound(request, fleet_address="a\nb"),
-        "must answer": lambda request: sound(request, task="x" * enrolment.REPLY_LIMIT),
+        "must answer": lambda request: sound(request, task="x" * REPLY_LIMIT),
     }
 
 

@@ -147,18 +147,23 @@ def load(
     notes = as_recorded(folder, rates, selection) + _gaps(selection, filled=filled, lost=lost)
     if nameless:
         notes.append(f"{nameless} rows without a {selection.unit} are left out")
-    usable = {piece.label for piece in kept}
     return Recordings(
         pieces=tuple(kept),
         skipped=tuple(skipped for _, skipped in unused),
-        unusable={
-            label: f"{skipped.file}: {skipped.why}"
-            for label, skipped in reversed(unused)
-            if label not in usable
-        },
+        unusable=_unusable(kept, unused),
         notes=tuple(notes),
         rate=0.0 if selection.rate or selection.per_revolution else max(rates),
     )
+
+
+def _unusable(kept: Sequence[Piece], unused: Sequence[tuple[str, Skipped]]) -> dict[str, str]:
+    """Return the classes of which nothing is kept, with the first file of each and why."""
+    usable = {piece.label for piece in kept}
+    return {
+        label: f"{skipped.file}: {skipped.why}"
+        for label, skipped in reversed(unused)
+        if label not in usable
+    }
 
 
 def _gaps(selection: Selection, *, filled: int, lost: int) -> list[str]:
